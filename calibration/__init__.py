@@ -1,0 +1,1 @@
+"""Post-training calibration algorithms: streaming observers and the ptq pipeline."""

@@ -1,0 +1,1 @@
+"""Evaluation and measurement of exported files: accuracy, parity, latency."""

@@ -1,0 +1,50 @@
+"""The `qmnv3` command. Each command is one module here; heavy imports live inside the command functions."""
+
+import os
+import sys
+
+import typer
+
+from qmnv3 import __version__
+from qmnv3.errors import QmnError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="Quantize MobileNets to fully integer int8, export TFLite and ONNX, and measure the result.",
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"qmnv3 {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show version."),
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the CLI; a QmnError, full disk or missing permission becomes one line and exit code 2."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        fail("interrupted", 130)
+    except QmnError as error:
+        fail(str(error))
+    except OSError as error:
+        if error.errno is None:
+            raise
+        fail(f"{error.filename or 'output'}: {os.strerror(error.errno)}")
+
+
+def fail(message: str, code: int = 2) -> None:
+    """Print `message` as one line on stderr and exit."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(code)

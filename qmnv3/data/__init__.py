@@ -1,0 +1,1 @@
+"""Image folders: discovery, decoding, preprocessing. No torch."""

@@ -1,0 +1,40 @@
+"""Errors a user can cause. The CLI prints each as one line and exits with code 2.
+
+Every message names the thing, the value found and the next step.
+"""
+
+
+class QmnError(Exception):
+    """Base of all errors that are the input's fault, not the program's."""
+
+
+class DataError(QmnError):
+    """An image folder or image cannot be used as asked."""
+
+
+class WeightsError(QmnError):
+    """A checkpoint cannot be read or does not fit the model."""
+
+
+class RecipeError(QmnError):
+    """A recipe has an unknown key or a value out of range."""
+
+
+class PrepareError(QmnError):
+    """A float model has an operation that cannot be quantized."""
+
+
+class CalibrationError(QmnError):
+    """Calibration met values it cannot turn into ranges (NaN, infinity, no images)."""
+
+
+class GraphError(QmnError):
+    """A QuantGraph breaks one of its own rules, or its file is damaged."""
+
+
+class ExportError(QmnError):
+    """A QuantGraph cannot be written in the format or for the target asked."""
+
+
+class ModelFileError(QmnError):
+    """A .tflite, .onnx or RUN to evaluate cannot be loaded or run."""

@@ -1,0 +1,1 @@
+"""Writers of deployable files; they read only the QuantGraph."""

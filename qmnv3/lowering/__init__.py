@@ -1,0 +1,1 @@
+"""QuantGraph to QuantGraph rewrites that fit a deployment target."""

@@ -1,0 +1,1 @@
+"""MobileNet architectures as rows of data. They know nothing of quantization."""

@@ -1,0 +1,1 @@
+"""Torch side of quantization: fake-quantize, BN folding, prepare, conversion to QuantGraph."""

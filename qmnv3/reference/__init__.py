@@ -1,0 +1,1 @@
+"""QuantGraph in numpy with integer arithmetic, exact for a named runtime."""

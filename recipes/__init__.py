@@ -1,0 +1,1 @@
+"""Recipes: YAML data shipped with the package, read by one strict loader."""
