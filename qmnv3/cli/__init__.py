@@ -1,5 +1,6 @@
 """The `qmnv3` command. Each command is one module here; heavy imports live inside the command functions."""
 
+import importlib
 import os
 import sys
 
@@ -17,6 +18,10 @@ app = typer.Typer(
 )
 
 
+# One module per command; each defines `command`, registered under the name given here.
+COMMANDS: dict[str, str] = {}
+
+
 def _version(value: bool) -> None:
     if value:
         typer.echo(f"qmnv3 {__version__}")
@@ -32,6 +37,8 @@ def _root(
 
 def main() -> None:
     """Run the CLI; a QmnError, full disk or missing permission becomes one line and exit code 2."""
+    for name, module in COMMANDS.items():
+        app.command(name)(importlib.import_module(module).command)
     try:
         app()
     except KeyboardInterrupt:
