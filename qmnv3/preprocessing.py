@@ -43,4 +43,7 @@ class Preprocessing:
         unknown = set(value) - {f.name for f in fields(cls)}
         if unknown:
             raise ValueError(f"unknown preprocessing key {sorted(unknown)[0]!r}")
-        return cls(**{k: tuple(float(x) for x in v) if k in ("mean", "std") else v for k, v in value.items()})
+        arguments: dict[str, Any] = {
+            k: tuple(float(x) for x in v) if k in ("mean", "std") else v for k, v in value.items()
+        }
+        return cls(**arguments)
