@@ -40,6 +40,18 @@ class QParams:
         if (self.zero_point < self.qmin).any() or (self.zero_point > self.qmax).any():
             raise ValueError(f"zero_point={self.zero_point} must lie in [{self.qmin}, {self.qmax}]")
 
+    @classmethod
+    def per_tensor(cls, scale: float, zero_point: int, qmin: int = -128, qmax: int = 127) -> "QParams":
+        """Parameters of a whole tensor; `scale` is rounded to float32."""
+        return cls(np.asarray(scale, np.float32), np.asarray(zero_point, np.int32), qmin, qmax)
+
+    @classmethod
+    def bias(cls, input_qparams: "QParams", weight_qparams: "QParams") -> "QParams":
+        """int32 bias grid: input scale times weight scale, per output channel as the weight."""
+        scale = input_qparams.scale * weight_qparams.scale
+        axis = None if weight_qparams.axis is None else 0
+        return cls(scale, np.zeros(scale.shape, np.int32), -(2**31), 2**31 - 1, axis)
+
     def __eq__(self, other: object) -> bool:
         return (
             isinstance(other, QParams)

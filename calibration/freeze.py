@@ -1,0 +1,113 @@
+"""Observed ranges to frozen scales, with a floor so that a dead tensor does not get a dead scale."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import fx
+
+from calibration.observers import HARD_SWISH_FLOOR
+from qmnv3.errors import CalibrationError
+from qmnv3.ir import QParams
+from qmnv3.quant.affine import HARD_SWISH_GATE_QPARAMS, asymmetric_qparams
+from qmnv3.quant.fake_quant import WeightFakeQuantize
+from qmnv3.quant.sites import Site, read_sites
+
+# XNNPACK takes an ADD only where input scale / output scale lies in [2^-10, 2^8); stay a factor 2 inside.
+Range = tuple[float, float]
+ADD_RATIO_MIN, RATIO_MAX = 2.0**-9, 2.0**7
+
+
+@dataclass(frozen=True)
+class FlooredScale:
+    """A site whose observed range would have given a scale no integer runtime accepts."""
+
+    site: str
+    observed_low: float
+    observed_high: float
+    scale: float
+
+
+def freeze(prepared: fx.GraphModule) -> tuple[FlooredScale, ...]:
+    """Give every observed FakeQuantize its qparams, in execution order; returns the floored ones.
+
+    Observers stay attached (their histograms feed the report) until `detach_observers`.
+    """
+    sites = read_sites(prepared)
+    ranges = _observed_ranges(sites)
+    floors: dict[str, float] = {}
+    grids: dict[str, QParams] = {}
+    for site in sites:
+        if not site.fake_quant.fixed:
+            floors[site.name] = _scale_floor(site, grids)
+            site.fake_quant.qparams = asymmetric_qparams(*ranges[site.name], floor=floors[site.name])
+        assert site.fake_quant.qparams is not None
+        grids[site.name] = site.fake_quant.qparams
+    _raise_dead_summands(sites, ranges, floors)
+    return tuple(
+        FlooredScale(site.name, *ranges[site.name], float(site.fake_quant.qparams.scale))
+        for site in sites
+        if site.name in floors
+        and site.fake_quant.qparams is not None
+        and floors[site.name] > _span(ranges[site.name]) / 255
+    )
+
+
+def detach_observers(prepared: fx.GraphModule) -> None:
+    """Stop observing; frozen qparams stay."""
+    for site in read_sites(prepared):
+        site.fake_quant.observer = None
+
+
+def hard_swish_inputs(sites: Sequence[Site]) -> frozenset[str]:
+    """Sites that nothing but h-swish reads, so that values below -3 need no representation."""
+    readers: dict[str, set[str]] = {}
+    for site in sites:
+        for name in site.inputs:
+            readers.setdefault(name, set()).add(site.kind)
+    return frozenset(name for name, kinds in readers.items() if kinds == {"hard_swish"})
+
+
+def _observed_ranges(sites: Sequence[Site]) -> dict[str, Range]:
+    only_hard_swish = hard_swish_inputs(sites)
+    ranges = {}
+    for site in sites:
+        if site.fake_quant.fixed:
+            continue
+        if site.fake_quant.observer is None:
+            raise CalibrationError(f"{site.name}: was not observed; calibrate before freezing")
+        low, high = site.fake_quant.observer.range()
+        ranges[site.name] = (max(low, HARD_SWISH_FLOOR) if site.name in only_hard_swish else low, high)
+    return ranges
+
+
+def _raise_dead_summands(sites: Sequence[Site], ranges: dict[str, Range], floors: dict[str, float]) -> None:
+    """Keep both inputs of every ADD within the ratio to its output that XNNPACK accepts."""
+    fake_quants = {site.name: site.fake_quant for site in sites}
+    for site in sites:
+        output = site.fake_quant.qparams
+        for name in site.inputs if site.kind == "add" and output else ():
+            assert output is not None
+            if name in floors:
+                floors[name] = max(floors[name], float(output.scale) * ADD_RATIO_MIN)
+                fake_quants[name].qparams = asymmetric_qparams(*ranges[name], floor=floors[name])
+
+
+def _span(limits: Range) -> float:
+    return max(limits[1], 0.0) - min(limits[0], 0.0)
+
+
+def _scale_floor(site: Site, grids: dict[str, QParams]) -> float:
+    """Smallest useful output scale: one step of the exact integer result before requantization.
+
+    A finer output grid cannot show anything more, and its requantization ratio would exceed 1 (XNNPACK
+    refuses 256). For ADD and MEAN the bound is the runtime's own.
+    """
+    scales = [float(grids[name].scale) for name in site.inputs]
+    if site.kind == "layer" and site.layer is not None:
+        weight = WeightFakeQuantize(site.weight_axis).qparams(site.layer.weight)
+        return scales[0] * float(weight.scale.max())
+    if site.kind == "mul":
+        return scales[0] * scales[1]
+    if site.kind == "hard_swish":
+        return scales[0] * float(HARD_SWISH_GATE_QPARAMS.scale) / 6.0
+    return max(scales, default=0.0) / RATIO_MAX

@@ -1,0 +1,26 @@
+"""Streaming observers: a tensor's values in, its quantization range out."""
+
+from calibration.observers.histogram import Histogram, merged
+from calibration.observers.observers import (
+    HARD_SWISH_FLOOR,
+    HistogramObserver,
+    MovingAverageObserver,
+    Observer,
+    hard_swish_input_observer,
+    make_observer,
+)
+from calibration.observers.ranges import kl_range, mse_range, percentile_range
+
+__all__ = [
+    "HARD_SWISH_FLOOR",
+    "Histogram",
+    "HistogramObserver",
+    "MovingAverageObserver",
+    "Observer",
+    "hard_swish_input_observer",
+    "kl_range",
+    "make_observer",
+    "merged",
+    "mse_range",
+    "percentile_range",
+]

@@ -1,0 +1,94 @@
+"""A streaming histogram whose bins are powers of two wide, so that refining and merging are exact."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+MAX_BINS = 4096
+
+
+class Histogram:
+    """Counts of real values in constant memory, whatever the number of batches.
+
+    Bin i covers [i * width, (i + 1) * width) with width = 2**exponent, the smallest power of two that keeps
+    the range seen so far within `MAX_BINS` bins. Because bins of one width nest in those of the next, the
+    result depends on neither the order nor the batching of the values, and `merge` is exact.
+    """
+
+    def __init__(self) -> None:
+        self.low = math.inf
+        self.high = -math.inf
+        self.exponent = -126
+        self.first_bin = 0
+        self.counts: npt.NDArray[np.int64] = np.zeros(0, np.int64)
+
+    @property
+    def empty(self) -> bool:
+        """Whether no value was seen."""
+        return self.counts.size == 0
+
+    def update(self, values: torch.Tensor) -> None:
+        """Count all elements of a float tensor; ValueError when one is NaN or infinite."""
+        flat = values.reshape(-1)
+        low, high = (float(v) for v in torch.aminmax(flat))
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise ValueError("NaN or infinity in the activations; check the weights and the input images")
+        self._cover(low, high)
+        # Multiplying by a power of two is exact, so every value lands in its own bin; +0.5 keeps histc's
+        # division away from the edges.
+        indices = flat.mul(2.0**-self.exponent).floor_().add_(0.5 - self.first_bin)
+        counts = torch.histc(indices, bins=self.counts.size, min=0.0, max=float(self.counts.size))
+        self.counts += counts.numpy().astype(np.int64)
+
+    def merge(self, other: "Histogram") -> None:
+        """Add another histogram's counts, exactly."""
+        if other.empty:
+            return
+        copy = Histogram()
+        copy.__dict__.update(other.__dict__)
+        self._cover(other.low, other.high)
+        copy._coarsen(self.exponent)
+        start = copy.first_bin - self.first_bin
+        self.counts[start : start + copy.counts.size] += copy.counts
+
+    def centers(self) -> npt.NDArray[np.float64]:
+        """Representative value of each bin: its middle, but 0 for the bin that starts at 0 (ReLU's zeros)."""
+        indices = np.arange(self.first_bin, self.first_bin + self.counts.size)
+        return np.where(indices == 0, 0.0, (indices + 0.5) * 2.0**self.exponent)
+
+    def _cover(self, low: float, high: float) -> None:
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        exponent = self.exponent
+        while _bins(self.low, self.high, exponent) > MAX_BINS:
+            exponent += 1
+        self._coarsen(exponent)
+        first = math.floor(self.low * 2.0**-exponent)
+        counts = np.zeros(_bins(self.low, self.high, exponent), np.int64)
+        if not self.empty:
+            start = self.first_bin - first
+            counts[start : start + self.counts.size] = self.counts
+        self.first_bin, self.counts = first, counts
+
+    def _coarsen(self, exponent: int) -> None:
+        if self.empty:
+            self.exponent = exponent
+            return
+        factor = exponent - self.exponent
+        indices = np.arange(self.first_bin, self.first_bin + self.counts.size) >> factor
+        self.counts = np.bincount(indices - indices[0], weights=self.counts).astype(np.int64)
+        self.first_bin, self.exponent = int(indices[0]), exponent
+
+
+def _bins(low: float, high: float, exponent: int) -> int:
+    return math.floor(high * 2.0**-exponent) - math.floor(low * 2.0**-exponent) + 1
+
+
+def merged(parts: Sequence[Histogram]) -> Histogram:
+    """One histogram holding the counts of all `parts`."""
+    total = Histogram()
+    for part in parts:
+        total.merge(part)
+    return total

@@ -1,0 +1,146 @@
+"""h-swish and hard-sigmoid as operations every integer runtime runs: a saturating ADD, then MUL.
+
+relu6(x + 3) is an ADD whose output grid ends at 0 and 6. The division by 6 costs nothing: the result is
+declared six times larger than it is, and the next convolution's weight scales are divided by six. Where no
+convolution can take the factor up (a residual ADD, the graph's output), the gate relu6(x + 3) / 6 is a 1x1
+depthwise convolution instead.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+
+from qmnv3.errors import ExportError
+from qmnv3.ir import (
+    Add,
+    Conv2d,
+    DepthwiseConv2d,
+    HardSigmoid,
+    HardSwish,
+    Mul,
+    Op,
+    QParams,
+    QuantGraph,
+    Tensor,
+)
+
+SIX = 6.0
+GATE_LEVELS = 255
+
+
+def lower_hard_activations(graph: QuantGraph, keep: tuple[type[Op], ...] = ()) -> QuantGraph:
+    """Replace every HardSwish and HardSigmoid of an integer graph by ADD (or depthwise) and MUL.
+
+    Kinds in `keep` stay as they are; a HardSwish that stays needs its input declared at true size, so
+    what feeds it is never declared larger.
+    """
+    rewriter = _Rewriter(graph, keep)
+    for op in graph.ops:
+        rewriter.visit(op)
+    return replace(graph, tensors=rewriter.tensors, ops=tuple(rewriter.ops))
+
+
+class _Rewriter:
+    """Copies a graph op by op, tracking the factor by which each tensor is declared too large."""
+
+    def __init__(self, graph: QuantGraph, keep: tuple[type[Op], ...]) -> None:
+        self.graph = graph
+        self.keep = keep
+        self.tensors = dict(graph.tensors)
+        self.ops: list[Op] = []
+        self.factors: dict[str, float] = {}
+
+    def visit(self, op: Op) -> None:
+        match op:
+            case _ if isinstance(op, self.keep):
+                self.ops.append(op)
+            case HardSwish():
+                absorbed = self._absorbed_downstream(op.output)
+                gate = self._gate(op, f"{op.name}.gate", GATE_LEVELS, absorbed)
+                self.ops.append(Mul(op.name, (op.inputs[0], gate), op.output))
+                self._declare(op.output, self._factor(op.inputs[0]) * self._factor(gate))
+            case HardSigmoid():
+                # 256 steps, not 255: the canonical grid is scale 1/256, which ends just below 1.
+                self._gate(op, op.output, 256, self._absorbed_downstream(op.output))
+            case Conv2d() | DepthwiseConv2d():
+                self._absorb(op)
+                self.ops.append(op)
+            case Mul():
+                self.ops.append(op)
+                self._declare(op.output, self._factor(op.inputs[0]) * self._factor(op.inputs[1]))
+            case _:
+                self.ops.append(op)
+                self._declare(op.output, self._factor(op.inputs[0]))
+
+    def _factor(self, name: str) -> float:
+        return self.factors.get(name, 1.0)
+
+    def _declare(self, name: str, factor: float) -> None:
+        """Declare `name` as `factor` times its true value; its integers stay what they are."""
+        if factor == 1.0:
+            return
+        tensor = self.tensors[name]
+        assert tensor.qparams is not None
+        self.factors[name] = factor
+        self.tensors[name] = replace(tensor, qparams=tensor.qparams.scaled(factor))
+
+    def _absorb(self, op: Conv2d | DepthwiseConv2d) -> None:
+        factor = self._factor(op.inputs[0])
+        if factor == 1.0:
+            return
+        x, weight, bias = (self.tensors[name] for name in op.inputs)
+        assert x.qparams is not None and weight.qparams is not None
+        weight_qparams = weight.qparams.scaled(1.0 / factor)
+        self.tensors[weight.name] = replace(weight, qparams=weight_qparams)
+        self.tensors[bias.name] = replace(bias, qparams=QParams.bias(x.qparams, weight_qparams))
+
+    def _absorbed_downstream(self, name: str) -> bool:
+        """Whether every path from `name` reaches a convolution before a residual ADD or the output."""
+        if name in self.graph.outputs:
+            return False
+        for op in self.graph.consumers(name):
+            if isinstance(op, (Add, *self.keep)):
+                return False
+            if not isinstance(op, Conv2d | DepthwiseConv2d) and not self._absorbed_downstream(op.output):
+                return False
+        return True
+
+    def _gate(self, op: HardSwish | HardSigmoid, output: str, levels: int, absorbed: bool) -> str:
+        """Emit relu6(x + 3) (declared six times too large) or relu6(x + 3) / 6 into `output`."""
+        x = op.inputs[0]
+        factor = self._factor(x)
+        top = SIX * factor if absorbed else 1.0
+        grid = QParams.per_tensor(top / levels, -128)
+        self.tensors[output] = Tensor(output, self.tensors[x].shape, "int8", grid)
+        if absorbed:
+            self.ops.append(Add(f"{op.name}.add", (x, self._constant(3.0 * factor)), output))
+            self.factors[output] = top
+        else:
+            self._depthwise_gate(op, x, output, factor)
+        return output
+
+    def _constant(self, value: float) -> str:
+        name = f"constant_{value:g}"
+        grid = QParams.per_tensor(value / 127, 0)
+        self.tensors[name] = Tensor(name, (1,), "int8", grid, np.array([127], np.int8))
+        return name
+
+    def _depthwise_gate(self, op: HardSwish | HardSigmoid, x: str, output: str, factor: float) -> None:
+        source = self.tensors[x]
+        if source.qparams is None or len(source.shape) != 4:
+            raise ExportError(f"{op.name}: {type(op).__name__} needs an int8 [N,H,W,C] tensor")
+        channels = source.shape[3]
+        scale = np.full(channels, 1.0 / (SIX * factor * 127), np.float32)
+        grid = QParams(scale, np.zeros(channels, np.int32), -127, 127, 3)
+        bias_grid = QParams.bias(source.qparams, grid)
+        weight = Tensor(
+            f"{op.name}.gate.weight",
+            (1, 1, 1, channels),
+            "int8",
+            grid,
+            np.full((1, 1, 1, channels), 127, np.int8),
+        )
+        half = bias_grid.quantize(np.full(channels, 0.5))
+        bias = Tensor(f"{op.name}.gate.bias", (channels,), "int32", bias_grid, half)
+        self.tensors |= {weight.name: weight, bias.name: bias}
+        self.ops.append(DepthwiseConv2d(f"{op.name}.depthwise", (x, weight.name, bias.name), output))

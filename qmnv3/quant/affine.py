@@ -1,0 +1,64 @@
+"""Affine quantization arithmetic: choosing scale and zero point, and fake-quantizing tensors."""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from qmnv3.ir import QParams
+
+INT8_MIN, INT8_MAX = -128, 127
+_TINY = float(np.finfo(np.float32).tiny)
+
+# Hard-sigmoid lives in [0, 1): scale 1/256 as TFLite fixes for LOGISTIC, so its multiply needs no range.
+HARD_SIGMOID_QPARAMS = QParams.per_tensor(1 / 256, -128)
+# The gate relu6(x + 3) of h-swish must reach 6 exactly (the identity for x >= 3), hence 255 steps.
+HARD_SWISH_GATE_QPARAMS = QParams.per_tensor(6 / 255, -128)
+
+
+def asymmetric_qparams(
+    low: float, high: float, *, floor: float = 0.0, qmin: int = INT8_MIN, qmax: int = INT8_MAX
+) -> QParams:
+    """Per-tensor parameters whose grid covers [low, high] and holds 0 exactly.
+
+    The zero point is rounded first and the scale then widened to cover both ends, so that rounding the zero
+    point never clips. `floor` is the smallest scale allowed (a dead tensor must not get a dead scale).
+    """
+    low, high = min(float(low), 0.0), max(float(high), 0.0)
+    scale = max((high - low) / (qmax - qmin), floor, _TINY)
+    zero_point = int(np.clip(np.rint(qmin - low / scale), qmin, qmax))
+    if zero_point < qmax:
+        scale = max(scale, high / (qmax - zero_point))
+    if zero_point > qmin:
+        scale = max(scale, low / (qmin - zero_point))
+    return QParams.per_tensor(scale, zero_point, qmin, qmax)
+
+
+def symmetric_qparams(
+    absmax: npt.ArrayLike, *, axis: int | None, floor: npt.ArrayLike = 0.0, qmax: int = INT8_MAX
+) -> QParams:
+    """Weight parameters: zero point 0, integers in [-qmax, qmax], largest magnitude `absmax` per channel.
+
+    `absmax` is a scalar (`axis` None) or has one value per channel. An
+    all-zero channel takes the largest scale of the others (any scale holds zeros; a tiny one would make the
+    requantization ratio absurd).
+    """
+    scale = np.maximum(np.asarray(absmax, np.float64) / qmax, floor)
+    largest = scale.max()
+    scale = np.where(scale > _TINY, scale, largest if largest > _TINY else 1.0).astype(np.float32)
+    return QParams(scale, np.zeros(scale.shape, np.int32), -qmax, qmax, axis)
+
+
+def fake_quantize(x: torch.Tensor, qparams: QParams) -> torch.Tensor:
+    """`x` rounded onto the grid of `qparams` (half to even, saturating), still float; same shape."""
+    if qparams.axis is None:
+        return torch.fake_quantize_per_tensor_affine(
+            x, float(qparams.scale), int(qparams.zero_point), qparams.qmin, qparams.qmax
+        )
+    return torch.fake_quantize_per_channel_affine(
+        x,
+        torch.from_numpy(qparams.scale.copy()),
+        torch.from_numpy(qparams.zero_point.copy()),
+        qparams.axis,
+        qparams.qmin,
+        qparams.qmax,
+    )

@@ -1,0 +1,180 @@
+"""Prepared GraphModule to QuantGraph: integers where every site has its grid, or the float parent."""
+
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from torch import fx, nn
+
+from qmnv3.errors import PrepareError
+from qmnv3.ir import (
+    Activation,
+    Add,
+    Conv2d,
+    DepthwiseConv2d,
+    Flatten,
+    HardSigmoid,
+    HardSwish,
+    Mean,
+    Metadata,
+    Mul,
+    Op,
+    Padding,
+    QParams,
+    QuantGraph,
+    Tensor,
+)
+from qmnv3.ir.shapes import same_padding
+from qmnv3.models.padding import Conv2dSame
+from qmnv3.quant.affine import symmetric_qparams
+from qmnv3.quant.sites import Site, output_site, read_sites
+
+Precision = Literal["int8", "float32"]
+OUTPUT_NAME = "logits"
+# int32 bias with headroom for the accumulator it is added to.
+BIAS_LIMIT = 2.0**30
+FloatArray = npt.NDArray[np.float32]
+
+
+def convert(prepared: fx.GraphModule, metadata: Metadata, precision: Precision = "int8") -> QuantGraph:
+    """Lower a prepared model to the QuantGraph of its integers, or with "float32" to its float parent.
+
+    Every FakeQuantize must hold qparams for "int8" (calibrate first), else PrepareError. Linear layers
+    become 1x1 (or, after flattening a map, HxW) convolutions.
+    """
+    builder = _Builder(precision)
+    for site in read_sites(prepared):
+        builder.add_site(site)
+    return builder.finish(output_site(prepared), metadata)
+
+
+_UNARY: dict[str, type[Mean | HardSwish | HardSigmoid]] = {
+    "mean": Mean,
+    "hard_swish": HardSwish,
+    "hard_sigmoid": HardSigmoid,
+}
+
+
+class _Builder:
+    def __init__(self, precision: Precision) -> None:
+        self.integer = precision == "int8"
+        self.tensors: dict[str, Tensor] = {}
+        self.ops: list[Op] = []
+
+    def add_site(self, site: Site) -> None:
+        qparams = site.fake_quant.qparams if self.integer else None
+        if self.integer and qparams is None:
+            raise PrepareError(f"{site.name}: has no scale yet; calibrate before converting")
+        activation: Activation = "none" if site.activation == "hard_sigmoid" else site.activation
+        name, inputs = site.name, site.inputs
+        if site.kind == "layer":
+            self._add_layer(site, activation, qparams)
+            return
+        op: Op | None = None
+        if site.kind in ("add", "mul"):
+            op = (Add if site.kind == "add" else Mul)(name, inputs, name, activation)
+        elif site.kind in ("mean", "hard_swish", "hard_sigmoid"):
+            op = _UNARY[site.kind](name, inputs, name)
+        self._add_activation(name, _nhwc(site.output_shape), qparams)
+        if op is not None:
+            self.ops.append(op)
+
+    def _add_layer(self, site: Site, activation: Activation, qparams: QParams | None) -> None:
+        layer = site.layer
+        assert layer is not None
+        weight, depthwise = _weight_nhwc(layer, site.input_shape)
+        bias = np.zeros(weight.shape[-1 if depthwise else 0], np.float32)
+        if layer.bias is not None:
+            bias = layer.bias.detach().numpy().copy()
+        raw = f"{site.name}.linear" if site.activation == "hard_sigmoid" and not self.integer else site.name
+        inputs = (site.inputs[0], f"{site.name}.weight", f"{site.name}.bias")
+        if self.integer:
+            self._add_integer_constants(site, weight, bias, depthwise)
+        else:
+            self._add_constant(inputs[1], weight, None)
+            self._add_constant(inputs[2], bias, None)
+        self._add_activation(raw, _nhwc(site.output_shape), qparams)
+        kind = DepthwiseConv2d if depthwise else Conv2d
+        geometry = _geometry(layer, site.input_shape)
+        self.ops.append(kind(site.name, inputs, raw, *geometry, activation))
+        if raw != site.name:
+            self._add_activation(site.name, _nhwc(site.output_shape), None)
+            self.ops.append(HardSigmoid(f"{site.name}.hard_sigmoid", (raw,), site.name))
+
+    def _add_integer_constants(
+        self, site: Site, weight: FloatArray, bias: FloatArray, depthwise: bool
+    ) -> None:
+        """Quantize weight and bias; a fused hard-sigmoid x/6 + 1/2 goes into their scales and the bias."""
+        input_qparams = self.tensors[site.inputs[0]].qparams
+        assert input_qparams is not None
+        real_bias = bias.astype(np.float64)
+        factor = 1.0
+        if site.activation == "hard_sigmoid":
+            real_bias, factor = real_bias / 6.0 + 0.5, 1.0 / 6.0
+        per_channel = site.weight_axis is not None
+        channel_axis = 3 if depthwise else 0
+        other = tuple(a for a in range(4) if a != channel_axis)
+        absmax = np.abs(weight).max(axis=other if per_channel else None)
+        bias_floor = np.abs(real_bias) / (float(input_qparams.scale) * BIAS_LIMIT) / factor
+        floor = bias_floor if per_channel else bias_floor.max()
+        grid = symmetric_qparams(absmax, axis=channel_axis if per_channel else None, floor=floor)
+        weight_i8 = grid.quantize(weight).astype(np.int8)
+        weight_qparams = grid.scaled(factor)
+        bias_qparams = QParams.bias(input_qparams, weight_qparams)
+        self._add_constant(f"{site.name}.weight", weight_i8, weight_qparams)
+        self._add_constant(f"{site.name}.bias", bias_qparams.quantize(real_bias), bias_qparams)
+
+    def _add_activation(self, name: str, shape: tuple[int, ...], qparams: QParams | None) -> None:
+        self.tensors[name] = Tensor(name, shape, "int8" if self.integer else "float32", qparams)
+
+    def _add_constant(self, name: str, data: npt.NDArray[np.generic], qparams: QParams | None) -> None:
+        dtype = str(data.dtype)
+        self.tensors[name] = Tensor(name, data.shape, dtype, qparams, data)  # type: ignore[arg-type]
+
+    def finish(self, output: str, metadata: Metadata) -> QuantGraph:
+        source = self.tensors[output]
+        self._add_activation(OUTPUT_NAME, (1, source.shape[3]), source.qparams)
+        self.ops.append(Flatten(OUTPUT_NAME, (output,), OUTPUT_NAME))
+        return QuantGraph(
+            self.tensors, tuple(self.ops), (next(iter(self.tensors)),), (OUTPUT_NAME,), metadata
+        )
+
+
+def _nhwc(shape: tuple[int, ...]) -> tuple[int, ...]:
+    if len(shape) == 2:
+        return (1, 1, 1, shape[1])
+    n, c, h, w = shape
+    return (n, h, w, c)
+
+
+def _weight_nhwc(layer: nn.Conv2d | nn.Linear, input_shape: tuple[int, ...]) -> tuple[FloatArray, bool]:
+    """Weight as OHWI, or 1HWC for a depthwise convolution; and whether it is depthwise."""
+    weight = layer.weight.detach().numpy()
+    if isinstance(layer, nn.Linear):
+        spatial = input_shape[2:] if len(input_shape) == 4 else (1, 1)
+        weight = weight.reshape(layer.out_features, -1, *spatial)
+    depthwise = isinstance(layer, nn.Conv2d) and layer.groups > 1
+    order = (1, 2, 3, 0) if depthwise else (0, 2, 3, 1)
+    return np.ascontiguousarray(weight.transpose(order)), depthwise
+
+
+def _geometry(
+    layer: nn.Conv2d | nn.Linear, input_shape: tuple[int, ...]
+) -> tuple[tuple[int, int], Padding, tuple[int, int]]:
+    """Stride, padding and dilation of a layer at its traced input size."""
+    if isinstance(layer, nn.Linear):
+        return (1, 1), Padding(), (1, 1)
+    stride, dilation = _pair(layer.stride), _pair(layer.dilation)
+    kernel = _pair(layer.kernel_size)
+    if isinstance(layer, Conv2dSame) or layer.padding == "same":
+        extent = tuple((k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True))
+        return stride, same_padding(input_shape[2], input_shape[3], (extent[0], extent[1]), stride), dilation
+    if layer.padding == "valid":
+        return stride, Padding(), dilation
+    vertical, horizontal = _pair(layer.padding)  # type: ignore[arg-type]
+    return stride, Padding(vertical, vertical, horizontal, horizontal), dilation
+
+
+def _pair(value: tuple[int, ...]) -> tuple[int, int]:
+    first, second = value
+    return int(first), int(second)

@@ -1,0 +1,129 @@
+"""Modules that carry quantization state inside a prepared GraphModule; the arithmetic is in `affine`."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol, cast
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.func import functional_call
+
+from qmnv3.errors import CalibrationError
+from qmnv3.ir import QParams
+from qmnv3.quant.affine import HARD_SWISH_GATE_QPARAMS, fake_quantize, symmetric_qparams
+
+
+class Observer(Protocol):
+    """Streams tensors of one site in constant memory and proposes a range for them."""
+
+    def update(self, values: torch.Tensor) -> None:
+        """Take in a batch; ValueError when it holds NaN or infinity."""
+
+    def range(self) -> tuple[float, float]:
+        """Low and high end, in real units, of the range to quantize."""
+
+
+class FakeQuantize(nn.Module):
+    """One activation tensor of the deployed graph: observes it, or rounds it to its one grid, or passes it.
+
+    `site` is the tensor's name in messages and reports. `fixed` marks grids that are not calibrated
+    (hard-sigmoid's 1/256, the input's known pixel range).
+    """
+
+    def __init__(self, site: str, qparams: QParams | None = None) -> None:
+        super().__init__()
+        self.site = site
+        self.fixed = qparams is not None
+        self.qparams = qparams
+        self.observer: Observer | None = None
+        self.enabled = False
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Any shape in, the same shape out."""
+        if self.observer is not None:
+            try:
+                self.observer.update(x.detach())
+            except ValueError as error:
+                raise CalibrationError(f"{self.site}: {error}") from error
+        if self.enabled and self.qparams is not None:
+            return fake_quantize(x, self.qparams)
+        return x
+
+    def extra_repr(self) -> str:
+        """Site and grid for printing."""
+        return f"{self.site}, qparams={self.qparams}"
+
+
+class WeightFakeQuantize(nn.Module):
+    """A layer's weight: symmetric int8, scale from its own largest magnitude per output channel."""
+
+    def __init__(self, axis: int | None) -> None:
+        super().__init__()
+        self.axis = axis
+        self.enabled = False
+
+    def qparams(self, weight: torch.Tensor) -> QParams:
+        """Grid for `weight` [O, ...]; per output channel when `axis` is 0, per tensor when None."""
+        magnitude = weight.detach().abs()
+        absmax = magnitude.amax() if self.axis is None else magnitude.flatten(1).amax(1)
+        return symmetric_qparams(absmax.numpy(force=True), axis=self.axis)
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        """`weight` on its int8 grid when enabled, else unchanged."""
+        return fake_quantize(weight, self.qparams(weight)) if self.enabled else weight
+
+
+class QuantWeight(nn.Module):
+    """A convolution or linear layer whose weight passes through a WeightFakeQuantize."""
+
+    def __init__(self, layer: nn.Conv2d | nn.Linear, axis: int | None) -> None:
+        super().__init__()
+        self.layer = layer
+        self.weight_fake_quant = WeightFakeQuantize(axis)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The layer's own shapes and padding."""
+        if not self.weight_fake_quant.enabled:
+            return cast(torch.Tensor, self.layer(x))
+        weight = self.weight_fake_quant(self.layer.weight)
+        return cast(torch.Tensor, functional_call(self.layer, {"weight": weight}, (x,)))
+
+
+class QuantHardswish(nn.Module):
+    """h-swish as the integer network computes it: x times a gate on the fixed grid 6/255."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enabled = False
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x [N, C, H, W] (already on its own grid); MobileNetV3 section 5.2."""
+        if not self.enabled:
+            return F.hardswish(x)
+        return x * fake_quantize(F.relu6(x + 3.0), HARD_SWISH_GATE_QPARAMS) / 6.0
+
+
+QuantState = FakeQuantize | WeightFakeQuantize | QuantHardswish
+
+
+def set_fake_quant(model: nn.Module, enabled: bool) -> None:
+    """Switch all rounding in a prepared model on or off; off, it computes what the float model does."""
+    for module in model.modules():
+        if isinstance(module, QuantState):
+            module.enabled = enabled
+
+
+@contextmanager
+def fake_quant(model: nn.Module, enabled: bool = True) -> Iterator[None]:
+    """`set_fake_quant` for the length of a with block; off afterwards."""
+    set_fake_quant(model, enabled)
+    try:
+        yield
+    finally:
+        set_fake_quant(model, False)
+
+
+def activation_sites(model: nn.Module) -> dict[str, FakeQuantize]:
+    """Every activation FakeQuantize of a prepared model by site name, in execution order."""
+    return {m.site: m for m in model.modules() if isinstance(m, FakeQuantize)}

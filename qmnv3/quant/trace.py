@@ -1,0 +1,63 @@
+"""torch.fx tracing of a float model and recording of every tensor's shape."""
+
+import torch
+from torch import fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
+
+from qmnv3.errors import PrepareError
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        # A subclass of a torch.nn layer (Conv2d with TensorFlow padding) is as atomic as its parent.
+        return isinstance(m, nn.Conv2d | nn.Linear) or super().is_leaf_module(m, module_qualified_name)
+
+
+_PASS_THROUGH = (nn.Dropout, nn.Dropout2d, nn.Identity)
+
+
+def trace(model: nn.Module, resolution: int) -> fx.GraphModule:
+    """Trace `model` in eval mode on one [1, 3, resolution, resolution] image; shapes go to node.meta.
+
+    Dropout and Identity are removed. Raises PrepareError for control flow that depends on data and for
+    a model that cannot take such an image.
+    """
+    model = model.eval()
+    try:
+        graph = _Tracer().trace(model)
+    except (fx.proxy.TraceError, TypeError) as error:
+        raise PrepareError(
+            f"{type(model).__name__}: torch.fx cannot trace it ({_first_line(error)}); "
+            "remove control flow that depends on tensor values"
+        ) from error
+    module = fx.GraphModule(model, graph)
+    _remove_pass_through(module)
+    try:
+        with torch.no_grad():
+            ShapeProp(module).propagate(torch.zeros(1, 3, resolution, resolution))
+    except RuntimeError as error:
+        raise PrepareError(
+            f"{type(model).__name__}: cannot run a 3x{resolution}x{resolution} image ({_first_line(error)})"
+        ) from error
+    return module
+
+
+def shape(node: fx.Node) -> tuple[int, ...]:
+    """Shape of the tensor a traced node produces, NCHW with batch 1."""
+    meta = node.meta.get("tensor_meta")
+    if meta is None or not hasattr(meta, "shape"):
+        raise PrepareError(f"{node.name}: produces no single tensor; only tensor operations can be quantized")
+    return tuple(meta.shape)
+
+
+def _remove_pass_through(module: fx.GraphModule) -> None:
+    modules = dict(module.named_modules())
+    for node in list(module.graph.nodes):
+        if node.op == "call_module" and isinstance(modules[str(node.target)], _PASS_THROUGH):
+            node.replace_all_uses_with(node.args[0])
+            module.graph.erase_node(node)
+    module.recompile()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
