@@ -1,0 +1,131 @@
+"""Batches of preprocessed images, decoded ahead in threads."""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from qmnv3.data.decode import decode
+from qmnv3.data.folder import ImageFolder
+from qmnv3.data.transform import FloatImage, preprocess
+from qmnv3.errors import DataError
+from qmnv3.preprocessing import Preprocessing
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """`images` float32 NHWC, normalised; `labels` index the folder's classes (empty without classes)."""
+
+    images: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64]
+    paths: tuple[Path, ...]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+
+@dataclass
+class SkippedImages:
+    """Images left out so far because they could not be decoded."""
+
+    paths: list[Path] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
+
+    @property
+    def count(self) -> int:
+        """How many were left out."""
+        return len(self.paths)
+
+
+class BatchIterator:
+    """Iterator of Batch; `skipped` fills up while it runs."""
+
+    def __init__(self, batches: Iterator[Batch], skipped: SkippedImages) -> None:
+        self._batches = batches
+        self.skipped = skipped
+
+    def __iter__(self) -> "BatchIterator":
+        return self
+
+    def __next__(self) -> Batch:
+        return next(self._batches)
+
+
+def load_batches(
+    folder: ImageFolder,
+    spec: Preprocessing,
+    batch_size: int,
+    *,
+    indices: Sequence[int] | None = None,
+    skip_bad: bool = False,
+    workers: int = 2,
+) -> BatchIterator:
+    """Decode and preprocess `folder` (or `indices` of it, in that order) in batches of `batch_size`.
+
+    Order does not depend on timing, and memory not on the folder's size: about two batches are held. The
+    last batch may be smaller. A corrupt image raises its DataError, or with `skip_bad` is left out and
+    recorded in `.skipped`; DataError when none is left.
+    """
+    chosen = range(len(folder)) if indices is None else indices
+    skipped = SkippedImages()
+    return BatchIterator(_batches(folder, spec, batch_size, chosen, skip_bad, workers, skipped), skipped)
+
+
+def _batches(
+    folder: ImageFolder,
+    spec: Preprocessing,
+    batch_size: int,
+    indices: Sequence[int],
+    skip_bad: bool,
+    workers: int,
+    skipped: SkippedImages,
+) -> Iterator[Batch]:
+    images: list[FloatImage] = []
+    kept: list[int] = []
+    loaded = False
+    for index, future in _ahead(lambda i: _load(folder.paths[i], spec), indices, batch_size, workers):
+        try:
+            images.append(future.result())
+            kept.append(index)
+        except DataError as error:
+            if not skip_bad:
+                raise
+            skipped.paths.append(folder.paths[index])
+            skipped.reasons.append(str(error))
+        if len(images) == batch_size:
+            loaded = True
+            yield _batch(folder, images, kept)
+            images, kept = [], []
+    if images:
+        yield _batch(folder, images, kept)
+    elif not loaded and skipped.count:
+        raise DataError(f"{folder.root}: none of {len(indices)} images can be read; {skipped.reasons[0]}")
+
+
+def _ahead(
+    load: Callable[[int], FloatImage], indices: Sequence[int], depth: int, workers: int
+) -> Iterator[tuple[int, Future[FloatImage]]]:
+    """Futures of `load(i)` in order, never more than `depth` + `workers` of them unread."""
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+    pending: deque[tuple[int, Future[FloatImage]]] = deque()
+    try:
+        for index in indices:
+            pending.append((index, pool.submit(load, index)))
+            if len(pending) > depth + workers:
+                yield pending.popleft()
+        yield from pending
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _load(path: Path, spec: Preprocessing) -> FloatImage:
+    return preprocess(decode(path, spec.resize), spec)
+
+
+def _batch(folder: ImageFolder, images: list[FloatImage], kept: list[int]) -> Batch:
+    labels = [folder.labels[i] for i in kept] if folder.labels else []
+    return Batch(np.stack(images), np.asarray(labels, np.int64), tuple(folder.paths[i] for i in kept))

@@ -1,0 +1,38 @@
+"""8-bit RGB to what a model reads."""
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from qmnv3.preprocessing import Preprocessing
+
+FloatImage = npt.NDArray[np.float32]
+
+_RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+
+def preprocess(image: npt.NDArray[np.uint8], spec: Preprocessing) -> FloatImage:
+    """Resize, centre-crop and normalise uint8 RGB [H, W, 3] to float32 [resolution, resolution, 3].
+
+    The short side is scaled to `spec.resize` with an antialiased filter, except that an image whose short
+    side already lies in [resolution, resize] is only cropped: such sets were resized when they were made.
+    """
+    cropped = _centre_crop(_resize_short_side(image, spec), spec.resolution)
+    mean, std = np.asarray(spec.mean, np.float32), np.asarray(spec.std, np.float32)
+    normalised: FloatImage = (cropped.astype(np.float32) / np.float32(255) - mean) / std
+    return normalised
+
+
+def _resize_short_side(image: npt.NDArray[np.uint8], spec: Preprocessing) -> npt.NDArray[np.uint8]:
+    height, width = image.shape[:2]
+    short = min(height, width)
+    if spec.resolution <= short <= spec.resize:
+        return image
+    # The long side rounds down, as torchvision's Resize does.
+    size = (width * spec.resize // short, height * spec.resize // short)
+    return np.asarray(Image.fromarray(image).resize(size, _RESAMPLING[spec.interpolation]))
+
+
+def _centre_crop(image: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
+    top, left = ((length - side) // 2 for length in image.shape[:2])
+    return image[top : top + side, left : left + side]
