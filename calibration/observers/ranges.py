@@ -4,12 +4,14 @@ from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import entropy
 
 from calibration.observers.histogram import Histogram
 
 Array = npt.NDArray[np.float64]
 Range = tuple[float, float]
 LEVELS = 256
+_SMOOTHING = 1e-4
 # Candidate ends as fractions of the observed ones; below a tenth clipping dominates for any real tensor.
 _FRACTIONS = np.linspace(0.1, 1.0, 91)
 
@@ -82,11 +84,11 @@ def _kl_of_clipping(values: Array, counts: Array, low: float, high: float) -> fl
     mass = np.bincount(level, weights=kept, minlength=LEVELS)
     occupied = np.bincount(level, weights=kept > 0, minlength=LEVELS)
     model = np.where(kept > 0, mass[level] / np.maximum(occupied[level], 1), 0.0)
+    if not model.sum():
+        return float("inf")
     p, q = reference[inside] / reference.sum(), model / model.sum()
-    mask = (p > 0) & (q > 0)
-    # Mass clipped onto a bin the model leaves empty is what the divergence must punish.
-    missing = p[(p > 0) & (q == 0)].sum()
-    return float((p[mask] * np.log(p[mask] / q[mask])).sum() + missing * 1e3)
+    # Clipped mass may sit on a bin the model leaves empty; smoothing keeps the divergence finite.
+    return float(entropy(p, (1 - _SMOOTHING) * q + _SMOOTHING / q.size))
 
 
 def _quantize(values: Array, low: Array, high: Array) -> Array:

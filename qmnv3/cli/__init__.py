@@ -19,7 +19,11 @@ app = typer.Typer(
 
 
 # One module per command; each defines `command`, registered under the name given here.
-COMMANDS: dict[str, str] = {}
+COMMANDS: dict[str, str] = {
+    "ptq": "qmnv3.cli.ptq",
+    "inspect": "qmnv3.cli.inspect",
+    "export": "qmnv3.cli.export",
+}
 
 
 def _version(value: bool) -> None:

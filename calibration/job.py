@@ -1,0 +1,107 @@
+"""The whole of `qmnv3 ptq`: load, calibrate, convert, and save a RUN."""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from calibration.config import PtqConfig
+from calibration.ptq import Calibration, Images, calibrate
+from qmnv3.data.folder import find_images, sample
+from qmnv3.data.loader import BatchIterator, load_batches
+from qmnv3.ir import Metadata
+from qmnv3.models.weights import load_model
+from qmnv3.quant.convert import convert
+from qmnv3.runs import save_run
+
+
+@dataclass(frozen=True)
+class PtqJob:
+    """What to quantize, on what, and where to put it. `model` is a name or "package.module:function"."""
+
+    model: str
+    weights: Path | None
+    images: Path
+    out: Path
+    config: PtqConfig
+    skip_bad: bool = False
+    drop_background: bool = False
+
+
+@dataclass(frozen=True)
+class PtqResult:
+    """What `run_ptq` did."""
+
+    out: Path
+    calibration: Calibration
+    seconds: float
+    warnings: tuple[str, ...]
+
+    def summary(self) -> str:
+        """Two lines for a person."""
+        logits = self.calibration.logits
+        sqnr = f"{logits['sqnr_db']:.1f} dB" if logits["sqnr_db"] is not None else "exact"
+        return (
+            f"{self.out}: {self.calibration.images} images, {len(self.calibration.layers)} tensors, "
+            f"{self.seconds:.1f} s; int8 against float on {logits['images']} of them: "
+            f"logits SQNR {sqnr}, top-1 agreement {100 * logits['top1_agreement']:.0f} %\n"
+            f"next: qmnv3 inspect {self.out}; qmnv3 export --int8 --checkpoint {self.out} --out export"
+        )
+
+
+def run_ptq(job: PtqJob, advance: Callable[[int], None] = lambda count: None) -> PtqResult:
+    """Quantize `job.model` and write the RUN folder; `advance` is told of every batch of images.
+
+    Raises a QmnError for anything wrong with the model, the weights or the images; then nothing is written.
+    """
+    started = time.perf_counter()
+    folder = find_images(job.images, classes=False)
+    chosen = sample(folder, job.config.images, job.config.seed)
+    loaded = load_model(job.model, job.weights, drop_background=job.drop_background, seed=job.config.seed)
+    batches = load_batches(
+        folder, loaded.preprocessing, job.config.batch_size, indices=chosen, skip_bad=job.skip_bad
+    )
+    result = calibrate(loaded.model, loaded.preprocessing, _images(batches), job.config, advance)
+    metadata = Metadata(job.model, loaded.preprocessing)
+    int8 = convert(result.model, metadata, "int8")
+    float32 = convert(result.model, metadata, "float32")
+    if int8.tensors[int8.outputs[0]].shape[1] == len(folder.classes):
+        metadata = replace(metadata, labels=folder.classes)
+        int8, float32 = replace(int8, metadata=metadata), replace(float32, metadata=metadata)
+    warnings = _warnings(job, result, batches)
+    provenance = {
+        "command": "ptq",
+        "model": job.model,
+        "weights": _fingerprint(job.weights),
+        "calibration_images": str(job.images),
+        "skipped_images": [str(path) for path in batches.skipped.paths],
+        "recipe": job.config.model_dump(),
+        "warnings": warnings,
+    }
+    save_run(job.out, int8, float32, result.to_json(), provenance)
+    return PtqResult(job.out, result, time.perf_counter() - started, tuple(warnings))
+
+
+def _images(batches: BatchIterator) -> Iterator[Images]:
+    return (batch.images for batch in batches)
+
+
+def _warnings(job: PtqJob, result: Calibration, batches: BatchIterator) -> list[str]:
+    lines = []
+    if result.images < job.config.images:
+        lines.append(f"{job.images}: only {result.images} of the {job.config.images} images asked for")
+    if batches.skipped.count:
+        names = ", ".join(path.name for path in batches.skipped.paths[:3])
+        lines.append(f"{batches.skipped.count} images could not be read and were left out: {names}")
+    if result.floored:
+        names = ", ".join(f.site for f in result.floored[:3])
+        lines.append(f"{len(result.floored)} tensors are (nearly) always 0 on these images: {names}")
+    return lines
+
+
+def _fingerprint(weights: Path | None) -> dict[str, str] | None:
+    if weights is None:
+        return None
+    with weights.open("rb") as stream:
+        return {"path": str(weights), "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}

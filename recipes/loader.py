@@ -1,0 +1,60 @@
+"""The one loader of recipes: YAML into a pydantic model, unknown keys refused by name."""
+
+import difflib
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from qmnv3.errors import RecipeError
+
+Config = TypeVar("Config", bound=BaseModel)
+FOLDER = Path(__file__).parent
+
+
+def list_recipes() -> tuple[str, ...]:
+    """Names of the recipes that come with qmnv3."""
+    return tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))
+
+
+def load_recipe(name: str, model: type[Config], **overrides: Any) -> Config:
+    """Read a shipped recipe by name or a YAML file by path into `model`; `overrides` win when not None.
+
+    Raises RecipeError naming file, key and the nearest valid name.
+    """
+    path = FOLDER / f"{name}.yaml" if name in list_recipes() else Path(name)
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise RecipeError(
+            f"{name}: no such recipe; shipped are {', '.join(list_recipes())}, or give a .yaml file"
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: not valid YAML ({str(error).splitlines()[0]})") from error
+    if not isinstance(value, dict):
+        raise RecipeError(f"{path}: must hold keys and values, found {type(value).__name__}")
+    value |= {key: item for key, item in overrides.items() if item is not None}
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise RecipeError(f"{path}: {_describe(error, model)}") from error
+
+
+def _describe(error: ValidationError, model: type[BaseModel]) -> str:
+    first = error.errors()[0]
+    *parents, key = (str(part) for part in first["loc"])
+    if first["type"] != "extra_forbidden":
+        return f"{'.'.join((*parents, key))}: {first['msg']}, found {first['input']!r}"
+    valid = _fields(model, parents)
+    near = difflib.get_close_matches(key, valid, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"valid keys are {', '.join(valid)}"
+    return f"unknown key {'.'.join((*parents, key))!r}; {hint}"
+
+
+def _fields(model: type[BaseModel], parents: list[str]) -> list[str]:
+    for parent in parents:
+        annotation = model.model_fields[parent].annotation
+        assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
+        model = annotation
+    return list(model.model_fields)
