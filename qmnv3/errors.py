@@ -12,6 +12,10 @@ class DataError(QmnError):
     """An image folder or image cannot be used as asked."""
 
 
+class ModelError(QmnError):
+    """A model's name or options name nothing that can be built."""
+
+
 class WeightsError(QmnError):
     """A checkpoint cannot be read or does not fit the model."""
 

@@ -1,1 +1,1 @@
-"""MobileNet architectures as rows of data. They know nothing of quantization."""
+"""Float networks: MobileNetV2 and V3 as rows of data, their weights and their costs."""
