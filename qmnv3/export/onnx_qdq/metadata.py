@@ -32,6 +32,8 @@ def read_metadata(path: Path) -> Metadata | None:
         model = onnx.load(path)
     except (OSError, DecodeError) as error:
         raise ModelFileError(f"{path}: not a readable ONNX file ({error})") from error
+    if not model.HasField("graph"):
+        raise ModelFileError(f"{path}: not a readable ONNX file (it holds no graph)")
     stored = {entry.key: entry.value for entry in model.metadata_props}.get(METADATA_KEY)
     if stored is None:
         return None

@@ -34,16 +34,16 @@ def emit(assembly: Assembly, op: Op) -> None:
     writer(assembly, op)
 
 
-def _quantize(assembly: Assembly, op: Any) -> None:
+def _quantize(assembly: Assembly, op: Quantize) -> None:
     assembly.quantize(assembly.read(op.inputs[0]), assembly.graph.tensors[op.output])
 
 
-def _dequantize(assembly: Assembly, op: Any) -> None:
+def _dequantize(assembly: Assembly, op: Dequantize) -> None:
     tensor = assembly.graph.tensors[op.inputs[0]]
     assembly.node("DequantizeLinear", [tensor.name, *assembly.activation_grid(tensor)], op.output)
 
 
-def _conv(assembly: Assembly, op: Any) -> None:
+def _conv(assembly: Assembly, op: Conv2d | DepthwiseConv2d) -> None:
     x, weight, bias = (assembly.graph.tensors[name] for name in op.inputs)
     depthwise = isinstance(op, DepthwiseConv2d)
     channel_axis = 3 if depthwise else 0
@@ -60,8 +60,8 @@ def _conv(assembly: Assembly, op: Any) -> None:
     kernel = weight.data.transpose((3, 0, 1, 2) if depthwise else (0, 3, 1, 2))
     inputs = [
         assembly.read(x.name),
-        assembly.read_constant(weight.name, kernel, _axis(weight)),
-        assembly.read_constant(bias.name, bias.data, _axis(bias)),
+        assembly.read_parameter(weight.name, kernel, _axis(weight)),
+        assembly.read_parameter(bias.name, bias.data, _axis(bias)),
     ]
     attributes = {
         "kernel_shape": kernel.shape[2:],
@@ -81,14 +81,13 @@ def _pads(padding: Padding) -> list[int]:
     return [padding.top, padding.left, padding.bottom, padding.right]
 
 
-def _binary(assembly: Assembly, op: Any) -> None:
+def _binary(assembly: Assembly, op: Add | Mul) -> None:
     rank = len(assembly.graph.tensors[op.output].shape)
     inputs = []
     for tensor in (assembly.graph.tensors[name] for name in op.inputs):
         if tensor.data is not None:
-            inputs.append(
-                assembly.read_constant(tensor.name, _channels_first(stored(tensor, tensor.data), rank))
-            )
+            assembly.constant(tensor.name, _channels_first(stored(tensor, tensor.data), rank))
+            inputs.append(assembly.read(tensor.name))
         elif len(tensor.shape) == rank:
             inputs.append(assembly.read(tensor.name))
         else:
@@ -107,11 +106,11 @@ def _channels_first(value: Array, rank: int) -> Array:
     return value.reshape((1,) * (4 - value.ndim) + value.shape).transpose(0, 3, 1, 2)
 
 
-def _mean(assembly: Assembly, op: Any) -> None:
+def _mean(assembly: Assembly, op: Mean) -> None:
     _compute(assembly, op, "GlobalAveragePool", [assembly.read(op.inputs[0])])
 
 
-def _pad(assembly: Assembly, op: Any) -> None:
+def _pad(assembly: Assembly, op: Pad) -> None:
     """Pad moves integers without changing them, so it needs no QDQ pair."""
     tensor, p = assembly.graph.tensors[op.inputs[0]], op.padding
     zero = stored(tensor, tensor.qparams.zero_point if tensor.qparams else 0.0)
@@ -120,22 +119,22 @@ def _pad(assembly: Assembly, op: Any) -> None:
     assembly.node("Pad", [tensor.name, *inputs], op.output)
 
 
-def _flatten(assembly: Assembly, op: Any) -> None:
+def _flatten(assembly: Assembly, op: Flatten) -> None:
     """Flatten moves integers without changing them, so it needs no QDQ pair."""
     assembly.node("Flatten", [op.inputs[0]], op.output, axis=1)
 
 
-def _hard_swish(assembly: Assembly, op: Any) -> None:
+def _hard_swish(assembly: Assembly, op: HardSwish) -> None:
     _float_only(assembly, op)
     assembly.node("HardSwish", [op.inputs[0]], op.output)
 
 
-def _hard_sigmoid(assembly: Assembly, op: Any) -> None:
+def _hard_sigmoid(assembly: Assembly, op: HardSigmoid) -> None:
     _float_only(assembly, op)
     assembly.node("HardSigmoid", [op.inputs[0]], op.output, alpha=1 / 6, beta=0.5)
 
 
-def _float_only(assembly: Assembly, op: Any) -> None:
+def _float_only(assembly: Assembly, op: HardSwish | HardSigmoid) -> None:
     dtype = assembly.graph.tensors[op.inputs[0]].dtype
     if dtype != "float32":
         raise ExportError(
@@ -146,7 +145,7 @@ def _float_only(assembly: Assembly, op: Any) -> None:
 
 def _compute(
     assembly: Assembly,
-    op: Any,
+    op: Op,
     kind: str,
     inputs: list[str],
     activation: Activation = "none",
@@ -168,7 +167,7 @@ def _compute(
     if (low, high) == (0, 255):
         assembly.quantize(real, output)
         return
-    # On integers: ONNX Runtime has no integer kernel for an operation with a float activation behind it.
+    # A float Clip before QuantizeLinear would keep ONNX Runtime from fusing the integer operation.
     rounded = assembly.quantize(real, output, f"{op.output}/unclipped")
     bounds = [assembly.constant(f"uint8/{x}", np.array(x, np.uint8)) for x in (low, high)]
     assembly.node("Clip", [rounded, *bounds], op.output)

@@ -13,7 +13,7 @@ from qmnv3.export.onnx_qdq.operations import emit
 from qmnv3.files import atomic_file
 from qmnv3.ir import QuantGraph, Tensor
 
-# Opset 17 with IR version 8 loads in every ONNX Runtime since 1.12 (2022).
+# HardSwish needs opset 14; opset 17 with IR version 8 loads in every ONNX Runtime since 2022 (1.12).
 OPSET = 17
 IR_VERSION = 8
 BATCH = "batch"
