@@ -29,7 +29,7 @@ from qmnv3.ir import (
 from qmnv3.ir.shapes import output_shape, same_padding
 
 Grid = tuple[float, int]
-SIDE = 17
+SIDE = 18
 SIGNED: Grid = (0.0487, 3)
 POSITIVE: Grid = (0.02, -128)
 GATE: Grid = (6 / 255, -128)
