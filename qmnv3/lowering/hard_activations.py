@@ -1,9 +1,10 @@
 """h-swish and hard-sigmoid as operations every integer runtime runs: a saturating ADD, then MUL.
 
 relu6(x + 3) is an ADD whose output grid ends at 0 and 6. The division by 6 costs nothing: the result is
-declared six times larger than it is, and the next convolution's weight scales are divided by six. Where no
-convolution can take the factor up (a residual ADD, the graph's output), the gate relu6(x + 3) / 6 is a 1x1
-depthwise convolution instead.
+declared six times larger than it is, and the next convolution's weight scales are divided by six. A residual
+ADD needs both inputs declared alike, so the convolution that makes the other one has its weight scales
+multiplied. Where no convolution can take the factor up (the graph's output, a sum of two h-swishes), the
+gate relu6(x + 3) / 6 is a 1x1 depthwise convolution instead.
 """
 
 from dataclasses import replace
@@ -68,6 +69,10 @@ class _Rewriter:
             case Mul():
                 self.ops.append(op)
                 self._declare(op.output, self._factor(op.inputs[0]) * self._factor(op.inputs[1]))
+            case Add():
+                self._match_summands(op)
+                self.ops.append(op)
+                self._declare(op.output, self._factor(op.inputs[0]))
             case _:
                 self.ops.append(op)
                 self._declare(op.output, self._factor(op.inputs[0]))
@@ -86,24 +91,43 @@ class _Rewriter:
 
     def _absorb(self, op: Conv2d | DepthwiseConv2d) -> None:
         factor = self._factor(op.inputs[0])
-        if factor == 1.0:
-            return
+        if factor != 1.0:
+            self._scale_weight(op, 1.0 / factor)
+
+    def _scale_weight(self, op: Conv2d | DepthwiseConv2d, factor: float) -> None:
+        """Declare `op`'s weight and bias as `factor` times their value."""
         x, weight, bias = (self.tensors[name] for name in op.inputs)
         assert x.qparams is not None and weight.qparams is not None
-        weight_qparams = weight.qparams.scaled(1.0 / factor)
+        weight_qparams = weight.qparams.scaled(factor)
         self.tensors[weight.name] = replace(weight, qparams=weight_qparams)
         self.tensors[bias.name] = replace(bias, qparams=QParams.bias(x.qparams, weight_qparams))
 
+    def _match_summands(self, op: Add) -> None:
+        """Declare the input that a convolution makes as large as the other one."""
+        factor = max(self._factor(name) for name in op.inputs)
+        for name in op.inputs:
+            producer = self.graph.producer(name)
+            if self._factor(name) != factor and isinstance(producer, Conv2d | DepthwiseConv2d):
+                self._scale_weight(producer, factor)
+                self._declare(name, factor)
+
     def _absorbed_downstream(self, name: str) -> bool:
-        """Whether every path from `name` reaches a convolution before a residual ADD or the output."""
+        """Whether every path from `name` reaches a convolution, the other input of each ADD following."""
         if name in self.graph.outputs:
             return False
         for op in self.graph.consumers(name):
-            if isinstance(op, (Add, *self.keep)):
+            if isinstance(op, self.keep):
+                return False
+            if isinstance(op, Add) and not all(self._follows(other, op) for other in set(op.inputs) - {name}):
                 return False
             if not isinstance(op, Conv2d | DepthwiseConv2d) and not self._absorbed_downstream(op.output):
                 return False
         return True
+
+    def _follows(self, name: str, reader: Add) -> bool:
+        """Whether `name` is made by a convolution for `reader` alone, so its declared size is free."""
+        made_by_layer = isinstance(self.graph.producer(name), Conv2d | DepthwiseConv2d)
+        return made_by_layer and self.graph.consumers(name) == (reader,)
 
     def _gate(self, op: HardSwish | HardSigmoid, output: str, levels: int, absorbed: bool) -> str:
         """Emit relu6(x + 3) (declared six times too large) or relu6(x + 3) / 6 into `output`."""
