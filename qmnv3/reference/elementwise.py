@@ -1,0 +1,64 @@
+"""ADD and MUL of two integer tensors, each on its own grid, broadcast like numpy."""
+
+import numpy as np
+
+from qmnv3.ir import Activation, QParams
+from qmnv3.reference.fixed_point import (
+    IntArray,
+    multiply_by_quantized_multiplier,
+    quantize_multiplier,
+)
+from qmnv3.reference.requantize import Array, Semantics, centred
+
+# Headroom LiteRT gives both inputs before rescaling them to a common grid (kernels/add.cc).
+TFLITE_ADD_LEFT_SHIFT = 20
+# Bits of XNNPACK's larger input multiplier (qs8-vadd microparams).
+XNNPACK_ADD_MULTIPLIER_BITS = 20
+
+
+def add(
+    a: Array,
+    b: Array,
+    grids: tuple[QParams, QParams, QParams],
+    activation: Activation,
+    how: Semantics,
+) -> Array:
+    """a + b; `grids` are those of a, b and the output."""
+    total = _add_tflite if how.name == "tflite" else _add_xnnpack
+    return how.finish(total(centred(a, grids[0]), centred(b, grids[1]), grids), activation, grids[2])
+
+
+def mul(
+    a: Array,
+    b: Array,
+    grids: tuple[QParams, QParams, QParams],
+    activation: Activation,
+    how: Semantics,
+) -> Array:
+    """a * b; both runtimes combine the three scales in float32."""
+    product = centred(a, grids[0]) * centred(b, grids[1])
+    multiplier = np.asarray(grids[0].scale * grids[1].scale / grids[2].scale, np.float32)
+    return how.finish(how.requantize(product, multiplier), activation, grids[2])
+
+
+def _add_tflite(a: IntArray, b: IntArray, grids: tuple[QParams, QParams, QParams]) -> IntArray:
+    """Both inputs rescaled to twice the larger scale, 20 bits of headroom, added, rescaled to the output."""
+    a_scale, b_scale, output_scale = (np.float64(grid.scale) for grid in grids)
+    common = 2 * max(a_scale, b_scale)
+    rescaled = [
+        multiply_by_quantized_multiplier(x << TFLITE_ADD_LEFT_SHIFT, *quantize_multiplier(scale / common))
+        for x, scale in ((a, a_scale), (b, b_scale))
+    ]
+    to_output = quantize_multiplier(common / (2.0**TFLITE_ADD_LEFT_SHIFT * output_scale))
+    return multiply_by_quantized_multiplier(rescaled[0] + rescaled[1], *to_output)
+
+
+def _add_xnnpack(a: IntArray, b: IntArray, grids: tuple[QParams, QParams, QParams]) -> IntArray:
+    """One sum of products with 21-bit multipliers, shifted right with ties towards +infinity."""
+    ratios = np.array([grids[0].scale / grids[2].scale, grids[1].scale / grids[2].scale], np.float32)
+    exponent = int(np.frexp(ratios.max())[1]) - 1
+    shift = XNNPACK_ADD_MULTIPLIER_BITS - exponent
+    multipliers = np.rint(np.ldexp(ratios, shift)).astype(np.int64)
+    total: IntArray = a * multipliers[0] + b * multipliers[1] + (1 << (shift - 1))
+    total >>= shift
+    return total
