@@ -21,7 +21,8 @@ def asymmetric_qparams(
     """Per-tensor parameters whose grid covers [low, high] and holds 0 exactly.
 
     The zero point is rounded first and the scale then widened to cover both ends, so that rounding the zero
-    point never clips (an end within half a step of 0 may coincide with 0). `floor` is the smallest scale allowed (a dead tensor must not get a dead scale).
+    point never clips (an end within half a step of 0 may coincide with 0). `floor` is the smallest scale
+    allowed (a dead tensor must not get a dead scale).
     """
     low, high = min(float(low), 0.0), max(float(high), 0.0)
     scale = max((high - low) / (qmax - qmin), floor, _TINY)

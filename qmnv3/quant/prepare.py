@@ -33,15 +33,18 @@ def prepare(
     modules = dict(module.named_modules())
     kinds = {node: kind_of(node, modules) for node in module.graph.nodes}
     _check_interface(module, kinds)
-    for node in list(module.graph.nodes):
-        _check_node(node, kinds[node], modules)
+    readers = {node: fused_activation(node, modules) for node in module.graph.nodes}
+    fused = {reader: node for node, reader in readers.items() if reader is not None}
+    for node in module.graph.nodes:
+        _check_node(node, kinds[node], modules, fused)
     axis = 0 if weights == "per_channel" else None
     names = _site_names(module.graph)
     for node in list(module.graph.nodes):
         kind = kinds[node]
-        if kind in ("output", "flatten") or fused_activation(node, modules) is not None:
+        if kind in ("output", "flatten") or readers[node] is not None:
             continue
-        _insert_fake_quant(module, node, _fake_quant_for(kind, node, names, modules, preprocessing))
+        fake_quant = _fake_quant_for(kind, names[fused.get(node, node)], preprocessing)
+        _insert_fake_quant(module, node, fake_quant)
     for node in list(module.graph.nodes):
         if kinds.get(node) == "layer":
             layer = modules[str(node.target)]
@@ -54,22 +57,10 @@ def prepare(
     return module
 
 
-def _fake_quant_for(
-    kind: str,
-    node: fx.Node,
-    names: dict[fx.Node, str],
-    modules: dict[str, nn.Module],
-    preprocessing: Preprocessing,
-) -> FakeQuantize:
+def _fake_quant_for(kind: Kind, name: str, preprocessing: Preprocessing) -> FakeQuantize:
     if kind == "input":
         return FakeQuantize(INPUT_SITE, asymmetric_qparams(*preprocessing.input_range))
-    if kind == "hard_sigmoid":
-        source = node.args[0]
-        fused = isinstance(source, fx.Node) and fused_activation(source, modules) is node
-        return FakeQuantize(names[source] if fused else names[node], HARD_SIGMOID_QPARAMS)  # type: ignore[index]
-    if kind in ("relu", "relu6"):
-        return FakeQuantize(names[node.args[0]])  # type: ignore[index]
-    return FakeQuantize(names[node])
+    return FakeQuantize(name, HARD_SIGMOID_QPARAMS if kind == "hard_sigmoid" else None)
 
 
 def _site_names(graph: fx.Graph) -> dict[fx.Node, str]:
@@ -121,7 +112,9 @@ def _check_interface(module: fx.GraphModule, kinds: dict[fx.Node, Kind]) -> None
         raise PrepareError(f"model returns {type(returned).__name__}; return one tensor of logits")
 
 
-def _check_node(node: fx.Node, kind: str, modules: dict[str, nn.Module]) -> None:
+def _check_node(
+    node: fx.Node, kind: Kind, modules: dict[str, nn.Module], fused: dict[fx.Node, fx.Node]
+) -> None:
     if kind == "layer":
         _check_layer(node, modules[str(node.target)])
     elif kind in ("add", "mul"):
@@ -133,10 +126,8 @@ def _check_node(node: fx.Node, kind: str, modules: dict[str, nn.Module]) -> None
             raise PrepareError(f"{node.name}: only global average pooling to 1x1 can be quantized")
     elif kind == "flatten" and len(shape(node)) != 2:
         raise PrepareError(f"{node.name}: flatten must keep only the batch dimension (start_dim=1)")
-    elif kind in ("relu", "relu6"):
-        source = node.args[0]
-        if not isinstance(source, fx.Node) or fused_activation(source, modules) is not node:
-            raise PrepareError(f"{node.name}: {kind} must directly follow a convolution, linear, add or mul")
+    elif kind in ("relu", "relu6") and node not in fused:
+        raise PrepareError(f"{node.name}: {kind} must directly follow a convolution, linear, add or mul")
 
 
 def _check_layer(node: fx.Node, layer: nn.Module) -> None:
