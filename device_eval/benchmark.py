@@ -4,8 +4,9 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -71,6 +72,26 @@ class Benchmark:
     latencies: tuple[Latency, ...]
     refusals: tuple[Refusal, ...]
     structures: tuple[Structure, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types, every sample included; ratios are to the first model's median."""
+        return {
+            "latencies": [_latency_json(latency, self.latencies[0]) for latency in self.latencies],
+            "refusals": [{**asdict(refusal), "path": str(refusal.path)} for refusal in self.refusals],
+            "models": [{**asdict(model), "path": str(model.path)} for model in self.structures],
+        }
+
+
+def _latency_json(latency: Latency, first: Latency) -> dict[str, Any]:
+    return {
+        "path": str(latency.path),
+        "runtime": latency.runtime,
+        "p50_us": latency.p50_us,
+        "p90_us": latency.p90_us,
+        "min_us": latency.min_us,
+        "ratio_p50": latency.p50_us / first.p50_us,
+        "latency_us": list(latency.samples_us),
+    }
 
 
 def benchmark(

@@ -23,6 +23,8 @@ COMMANDS: dict[str, str] = {
     "ptq": "qmnv3.cli.ptq",
     "inspect": "qmnv3.cli.inspect",
     "export": "qmnv3.cli.export",
+    "eval": "qmnv3.cli.eval",
+    "bench": "qmnv3.cli.bench",
 }
 
 
