@@ -4,6 +4,7 @@ import io
 import json
 import struct
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,7 @@ def _read_labels(path: Path, name: str) -> tuple[str, ...]:
     try:
         with zipfile.ZipFile(path) as archive:
             text = archive.read(name).decode("utf-8")
-    except (zipfile.BadZipFile, KeyError) as error:
+    except (zipfile.BadZipFile, zlib.error, KeyError, RuntimeError, EOFError, OSError) as error:
         raise ModelFileError(f"{path}: its {name} is missing or damaged; export it again") from error
     return tuple(text.removesuffix("\n").split("\n"))
 
