@@ -57,7 +57,7 @@ def conv_bn(
 
 
 class SqueezeExcite(nn.Module):
-    """Gate each channel by hard-sigmoid of a small network on its mean (paper 5.2.1: 1/4 of the expansion)."""
+    """Gate each channel by hard-sigmoid of a small network on the means (5.2.1: 1/4 of the expansion)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -121,7 +121,7 @@ _ALLOWED = {
 
 
 def architecture_name(name: str) -> ArchitectureName:
-    """The architecture called `name` (also "mobilenet_v3_large" and the like); ModelError if there is none."""
+    """The architecture called `name` (or "mobilenet_v3_large" and the like); ModelError if there is none."""
     for known in ARCHITECTURES:
         if name == known:
             return known

@@ -13,7 +13,7 @@ from qmnv3.models.rows import V2Spec, V3Spec
 
 
 class MobileNet(nn.Module):
-    """Features, global average pooling, classifier. Input [N, 3, H, W] normalised RGB, output [N, classes]."""
+    """Features, global average pooling, classifier. Built from a `ModelConfig` kept as `config`."""
 
     def __init__(self, config: ModelConfig, features: nn.Sequential, classifier: nn.Sequential) -> None:
         super().__init__()
@@ -31,9 +31,9 @@ class MobileNet(nn.Module):
 def build_model(name: str, *, seed: int = 0, **options: Unpack[ModelOptions]) -> MobileNet:
     """A built-in model (large, small, large_minimalistic, small_minimalistic, v2) with random weights.
 
-    `options` are the fields of `ModelConfig`: width, num_classes, dropout, padding, nonlinearity, activations,
-    stem_width, head_width, bn_eps, bn_momentum. The global random state is left as it was. ModelError for an
-    unknown name, site or value.
+    `options` are the fields of `ModelConfig`: width, num_classes, dropout, padding, nonlinearity,
+    activations, stem_width, head_width, bn_eps, bn_momentum. The global random state is left as it was.
+    ModelError for an unknown name, site or value.
     """
     return build(model_config(name, options), seed=seed)
 

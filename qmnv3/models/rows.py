@@ -46,7 +46,7 @@ class V2Row:
 
 @dataclass(frozen=True)
 class V2Spec:
-    """MobileNetV2: a 3x3 stem at stride 2, `rows`, a 1x1 convolution of `head` filters, pooling, classifier."""
+    """MobileNetV2: a 3x3 stem at stride 2, `rows`, a 1x1 convolution to `head`, pooling, classifier."""
 
     rows: tuple[V2Row, ...]
     head: int = 1280
