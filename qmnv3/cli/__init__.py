@@ -20,12 +20,16 @@ app = typer.Typer(
 
 # One module per command; each defines `command`, registered under the name given here.
 COMMANDS: dict[str, str] = {
+    "info": "qmnv3.cli.info",
     "ptq": "qmnv3.cli.ptq",
     "inspect": "qmnv3.cli.inspect",
     "export": "qmnv3.cli.export",
     "eval": "qmnv3.cli.eval",
     "bench": "qmnv3.cli.bench",
 }
+
+# Commands with sub-commands; each module defines a typer `app`.
+GROUPS: dict[str, str] = {"weights": "qmnv3.cli.weights"}
 
 
 def _version(value: bool) -> None:
@@ -45,6 +49,8 @@ def main() -> None:
     """Run the CLI; a QmnError, full disk or missing permission becomes one line and exit code 2."""
     for name, module in COMMANDS.items():
         app.command(name)(importlib.import_module(module).command)
+    for name, module in GROUPS.items():
+        app.add_typer(importlib.import_module(module).app, name=name)
     try:
         app()
     except KeyboardInterrupt:

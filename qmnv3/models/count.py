@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds of a float network, without running it."""
+"""Parameters and multiply-adds of a float network."""
 
 import copy
 from dataclasses import dataclass, replace
@@ -40,13 +40,13 @@ class ModelCost:
 
 
 def count(model: nn.Module, resolution: int) -> ModelCost:
-    """Costs of `model` on one [3, resolution, resolution] image; nothing is computed, `model` is not changed.
+    """Costs of `model` on one [3, resolution, resolution] image, found by running a copy on it.
 
     ModelError when the model cannot take such an image.
     """
     layers: list[LayerCost] = []
-    # The meta device propagates shapes without data.
-    shadow = copy.deepcopy(model).to("meta").eval()
+    # One real run takes 0.05 s; propagating shapes on the meta device first imports for 2 s.
+    shadow = copy.deepcopy(model).eval()
     for name, module in shadow.named_modules():
         if isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
             module.register_forward_hook(
@@ -54,7 +54,7 @@ def count(model: nn.Module, resolution: int) -> ModelCost:
             )
     try:
         with torch.no_grad():
-            shadow(torch.empty(1, 3, resolution, resolution, device="meta"))
+            shadow(torch.zeros(1, 3, resolution, resolution))
     except RuntimeError as error:
         raise ModelError(
             f"{type(model).__name__}: cannot run a 3x{resolution}x{resolution} image "

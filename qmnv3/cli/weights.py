@@ -1,0 +1,55 @@
+"""`qmnv3 weights`: list and fetch published float checkpoints."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="List and fetch published float checkpoints.")
+
+
+@app.command("list")
+def list_weights() -> None:
+    """Show the checkpoints that can be fetched, with size, SHA-256 and licence."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from qmnv3.models.releases import LICENCE, RELEASES
+
+    table = Table("name", "model", "size", "top-1 %", "SHA-256", "URL", caption=f"Licence: {LICENCE}")
+    for release in RELEASES:
+        table.add_row(
+            release.name,
+            release.model,
+            f"{release.size_mib:.1f} MiB",
+            f"{release.top1:.1f}",
+            f"{release.sha256_prefix}…",
+            release.url,
+        )
+    Console(width=None if Console().is_terminal else 150).print(table)
+
+
+@app.command("fetch")
+def fetch_weights(
+    name: Annotated[str, typer.Argument(help="A name that `qmnv3 weights list` shows.")],
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="Folder to keep it in; default $QMNV3_CACHE or the user's cache directory."),
+    ] = None,
+) -> None:
+    """Download a checkpoint, or go on where a download was cut off; print the path of the checked file."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    from qmnv3.models.download import cache_dir, fetch
+    from qmnv3.models.releases import find_release
+
+    release = find_release(name)
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task(release.file_name, total=None)
+        path = fetch(
+            release, cache_dir(cache), lambda done, total: bar.update(task, completed=done, total=total)
+        )
+    typer.echo(str(path))
