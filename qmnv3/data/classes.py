@@ -31,8 +31,8 @@ def class_index(
     """
     if classes_file is not None:
         return _by_name(folder, _read_classes(classes_file), num_outputs, str(classes_file))
-    if len(labels) == num_outputs and set(folder.classes) <= set(labels):
-        return ClassIndex(tuple(labels.index(name) for name in folder.classes))
+    if len(labels) == num_outputs and set(folder.classes) & set(labels):
+        return _by_label(folder, labels)
     if len(folder.classes) in (num_outputs, num_outputs - 1):
         return ClassIndex(tuple(range(len(folder.classes))), len(folder.classes) == num_outputs - 1)
     for candidate in (folder.root / "classes.json", folder.root.resolve().parent / "classes.json"):
@@ -42,6 +42,15 @@ def class_index(
         f"{folder.root}: {len(folder.classes)} class folders but the model has {num_outputs} outputs; "
         'put a classes.json {"folder": "name", ...} of all classes beside it, or pass --classes FILE'
     )
+
+
+def _by_label(folder: ImageFolder, labels: Sequence[str]) -> ClassIndex:
+    unknown = [name for name in folder.classes if name not in labels]
+    if unknown:
+        raise DataError(
+            f"{folder.root / unknown[0]}: class folder {unknown[0]!r} is not a label of the model"
+        )
+    return ClassIndex(tuple(labels.index(name) for name in folder.classes))
 
 
 def _by_name(folder: ImageFolder, names: list[str], num_outputs: int, source: str) -> ClassIndex:
