@@ -81,15 +81,19 @@ def _observed_ranges(sites: Sequence[Site]) -> dict[str, Range]:
 
 
 def _raise_dead_summands(sites: Sequence[Site], ranges: dict[str, Range], floors: dict[str, float]) -> None:
-    """Keep both inputs of every ADD within the ratio to its output that XNNPACK accepts."""
+    """Keep every input of an ADD within the ratio to its output that XNNPACK accepts.
+
+    h-swish is such an ADD too: its gate relu6(x + 3).
+    """
     fake_quants = {site.name: site.fake_quant for site in sites}
     for site in sites:
-        output = site.fake_quant.qparams
-        for name in site.inputs if site.kind == "add" and output else ():
-            assert output is not None
-            if name in floors:
-                floors[name] = max(floors[name], float(output.scale) * ADD_RATIO_MIN)
-                fake_quants[name].qparams = asymmetric_qparams(*ranges[name], floor=floors[name])
+        if site.kind not in ("add", "hard_swish"):
+            continue
+        output = site.fake_quant.qparams if site.kind == "add" else HARD_SWISH_GATE_QPARAMS
+        assert output is not None
+        for name in floors.keys() & set(site.inputs):
+            floors[name] = max(floors[name], float(output.scale) * ADD_RATIO_MIN)
+            fake_quants[name].qparams = asymmetric_qparams(*ranges[name], floor=floors[name])
 
 
 def _span(limits: Range) -> float:

@@ -11,7 +11,7 @@ from torch import fx, nn
 
 from calibration.config import PtqConfig
 from calibration.freeze import FlooredScale, detach_observers, freeze, hard_swish_inputs
-from calibration.observers import hard_swish_input_observer, make_observer
+from calibration.observers import hard_swish_input_observer, hard_swish_output_observer, make_observer
 from calibration.report import layer_table, sqnr_db
 from qmnv3.errors import CalibrationError
 from qmnv3.preprocessing import Preprocessing
@@ -78,13 +78,17 @@ def attach_observers(prepared: fx.GraphModule, config: PtqConfig) -> None:
     """Give every site that is not fixed the observer the recipe asks for."""
     sites = read_sites(prepared)
     only_hard_swish = hard_swish_inputs(sites)
+    by_error = config.hard_swish.ranges == "output_error"
+    exponent = config.hard_swish.error_exponent
     for site in sites:
         if site.fake_quant.fixed:
             continue
-        by_output = site.name in only_hard_swish and config.hard_swish.input_range == "output_error"
-        site.fake_quant.observer = (
-            hard_swish_input_observer() if by_output else make_observer(config.activations)
-        )
+        if by_error and site.name in only_hard_swish:
+            site.fake_quant.observer = hard_swish_input_observer(exponent)
+        elif by_error and site.kind == "hard_swish":
+            site.fake_quant.observer = hard_swish_output_observer(exponent)
+        else:
+            site.fake_quant.observer = make_observer(config.activations)
 
 
 def to_nchw(batch: Images) -> torch.Tensor:

@@ -7,9 +7,10 @@ from calibration.observers.observers import (
     MovingAverageObserver,
     Observer,
     hard_swish_input_observer,
+    hard_swish_output_observer,
     make_observer,
 )
-from calibration.observers.ranges import kl_range, mse_range, percentile_range
+from calibration.observers.ranges import error_range, kl_range, percentile_range
 
 __all__ = [
     "HARD_SWISH_FLOOR",
@@ -17,10 +18,11 @@ __all__ = [
     "HistogramObserver",
     "MovingAverageObserver",
     "Observer",
+    "error_range",
     "hard_swish_input_observer",
+    "hard_swish_output_observer",
     "kl_range",
     "make_observer",
     "merged",
-    "mse_range",
     "percentile_range",
 ]

@@ -6,7 +6,7 @@ import torch
 
 from calibration.config import ActivationConfig
 from calibration.observers.histogram import Histogram
-from calibration.observers.ranges import Array, Range, kl_range, mse_range, percentile_range
+from calibration.observers.ranges import Array, Range, error_range, kl_range, percentile_range
 
 HARD_SWISH_FLOOR = -3.0
 
@@ -60,16 +60,21 @@ def make_observer(config: ActivationConfig) -> Observer:
         case "percentile":
             return HistogramObserver(lambda histogram: percentile_range(histogram, config.percentile))
         case "mse":
-            return HistogramObserver(mse_range)
+            return HistogramObserver(error_range)
         case "kl":
             return HistogramObserver(kl_range)
         case "moving_average":
             return MovingAverageObserver(config.momentum)
 
 
-def hard_swish_input_observer() -> Observer:
-    """For a tensor only h-swish reads: floored at -3, chosen by the squared error at h-swish's output."""
-    return HistogramObserver(lambda histogram: mse_range(histogram, hard_swish, HARD_SWISH_FLOOR))
+def hard_swish_input_observer(exponent: float) -> Observer:
+    """For a tensor only h-swish reads: floored at -3, chosen by the error at h-swish's output."""
+    return HistogramObserver(lambda histogram: error_range(histogram, exponent, hard_swish, HARD_SWISH_FLOOR))
+
+
+def hard_swish_output_observer(exponent: float) -> Observer:
+    """For what h-swish returns: the same measure of error, on the values themselves."""
+    return HistogramObserver(lambda histogram: error_range(histogram, exponent))
 
 
 def hard_swish(x: Array) -> Array:

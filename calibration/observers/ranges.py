@@ -26,15 +26,17 @@ def percentile_range(histogram: Histogram, percentile: float) -> Range:
     return max(float(low), histogram.low), min(float(high), histogram.high)
 
 
-def mse_range(
+def error_range(
     histogram: Histogram,
+    exponent: float = 2.0,
     transform: Callable[[Array], Array] | None = None,
     floor: float = -np.inf,
 ) -> Range:
-    """Range with the least mean squared quantization error, searched over both ends.
+    """Range with the least mean |quantization error| ** `exponent`, searched over both ends.
 
-    With `transform` the error is measured behind it: sum of count * (transform(q(x)) - transform(x))**2.
-    `floor` is the lowest useful low end (-3 before h-swish, which is 0 below).
+    Exponent 2 is the MSE. Lower ones let rare large values count less against the many small ones. With
+    `transform` the error is measured behind it: transform(q(x)) - transform(x). `floor` is the lowest useful
+    low end (-3 before h-swish, which is 0 below).
     """
     values, weights = histogram.centers(), histogram.counts.astype(np.float64)
     low, high = max(min(histogram.low, 0.0), floor), max(histogram.high, 0.0)
@@ -42,8 +44,8 @@ def mse_range(
 
     def best(lows: Array, highs: Array) -> int:
         quantized = _quantize(values, lows[:, None], highs[:, None])
-        error = (transform(quantized) if transform else quantized) - target
-        return int(np.argmin((error**2 * weights).sum(1)))
+        error = np.abs((transform(quantized) if transform else quantized) - target)
+        return int(np.argmin((error**exponent * weights).sum(1)))
 
     chosen = (low, high)
     for _ in range(2):  # each end in turn, twice: the ends interact only through the step size

@@ -7,11 +7,11 @@ import torch
 from calibration.config import ActivationConfig
 from calibration.observers import (
     Histogram,
+    error_range,
     hard_swish_input_observer,
     kl_range,
     make_observer,
     merged,
-    mse_range,
     percentile_range,
 )
 
@@ -90,7 +90,7 @@ def test_mse_range_matches_a_brute_force_search_on_the_values(heavy_tailed: np.n
         q = np.clip(np.rint(values / scale) + zero, 0, 255)
         return float(np.square((q - zero) * scale - values).mean())
 
-    low, high = mse_range(histogram_of(values))
+    low, high = error_range(histogram_of(values))
     grid = np.linspace(0.15, 1, 18)
     least = min(error(values.min() * a, values.max() * b) for a in grid for b in grid)
     assert error(low, high) <= least * 1.02
@@ -100,7 +100,7 @@ def test_mse_range_gives_up_a_lone_outlier() -> None:
     # Keeping 4.0 doubles the step: +1.5e-5 of rounding error. Clipping it to 1 costs 9 / 10**6 = 0.9e-5.
     values = np.random.default_rng(5).uniform(-1, 1, 1_000_000).astype(np.float32)
     values[0] = 4.0
-    low, high = mse_range(histogram_of(values))
+    low, high = error_range(histogram_of(values))
     assert -1.1 < low < -0.9
     assert 0.95 < high < 2.0
 
@@ -119,7 +119,7 @@ def test_hard_swish_input_is_floored_and_judged_at_the_output() -> None:
     values = np.concatenate(
         [np.random.default_rng(2).normal(-6, 3, 100_000), np.random.default_rng(3).uniform(0, 4, 2_000)]
     ).astype(np.float32)
-    observer = hard_swish_input_observer()
+    observer = hard_swish_input_observer(1.0)
     observer.update(torch.from_numpy(values))
     low, high = observer.range()
     assert -3.0 <= low < -1.0
