@@ -43,9 +43,9 @@ def command(
 ) -> None:
     """Show a model's layers, parameters and multiply-adds."""
     if paper:
-        from qmnv3.cli.paper_costs import comparison
+        from qmnv3.cli.paper_costs import comparison, figures
 
-        typer.echo(comparison())
+        typer.echo(comparison(list(figures())))
         return
     from dataclasses import asdict
 

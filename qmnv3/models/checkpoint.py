@@ -3,6 +3,7 @@
 import json
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,14 +78,17 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def _read_torch(path: Path) -> dict[str, Tensor]:
     try:
-        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # torch warns of newer pickle protocols; the error that follows says enough.
+            warnings.simplefilter("ignore", UserWarning)
+            loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        found = re.search(r"(?:GLOBAL|global:?) `?([\w.]+)", str(error))
-        if found is None:
+        if "nsupported" not in str(error):
             raise WeightsError(f"{path}: not a readable torch checkpoint; fetch it again") from error
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))
         raise WeightsError(
-            f"{path}: refused, unpickling it would run {found[1]}; save the state dict alone, "
-            "best as safetensors"
+            f"{path}: refused, unpickling it would run {found[1] if found else 'more than tensors need'}; "
+            "save the state dict alone, best as safetensors"
         ) from error
     # torch raises many types for a damaged archive; a full disk or missing permission stays an OSError.
     except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:

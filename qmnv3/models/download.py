@@ -11,7 +11,6 @@ from platformdirs import user_cache_path
 from qmnv3.errors import WeightsError
 from qmnv3.models.releases import Release
 
-_CHUNK_BYTES = 1 << 16
 Report = Callable[[int, int | None], None]
 
 
@@ -74,7 +73,7 @@ def _receive(client: httpx.Client, url: str, part: Path, report: Report) -> None
         length = response.headers.get("Content-Length")
         total = done + int(length) if length else None
         with part.open("ab" if resumed else "wb") as file:
-            for chunk in response.iter_bytes(_CHUNK_BYTES):
+            for chunk in response.iter_raw():
                 file.write(chunk)
                 done += len(chunk)
                 report(done, total)

@@ -18,9 +18,12 @@ def is_user_model(name: str) -> bool:
 def build_user_model(name: str, *, seed: int = 0) -> nn.Module:
     """Call `package.module:function` without arguments, seeded; the current directory can be imported from.
 
-    ModelError, one line, when the module or function is missing, fails, or returns no nn.Module.
+    ModelError, one line, when the name is malformed or the module or function is missing, fails, or
+    returns no nn.Module.
     """
     module_name, _, function_name = name.partition(":")
+    if not all(part.isidentifier() for part in (*module_name.split("."), function_name)):
+        raise ModelError(f"model {name}: write it as package.module:function")
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
