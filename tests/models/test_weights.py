@@ -55,7 +55,7 @@ def _timm_state(name: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _accuracy(loaded: LoadedModel, pack: Path, images: int = 65) -> float:
     """Top-1 on every tenth of the pack's 227-pixel validation images, centre-cropped."""
-    wnids = sorted(json.loads((pack / "imagenet/classes.json").read_text()))
+    wnids: list[str] = sorted(json.loads((pack / "imagenet/classes.json").read_text()))
     files = sorted((pack / "imagenet/val").glob("*/*"))[::10][:images]
     spec = loaded.preprocessing
     mean, std = (np.array(values, np.float32) for values in (spec.mean, spec.std))
