@@ -32,6 +32,9 @@ COMMANDS: dict[str, str] = {
 GROUPS: dict[str, str] = {"weights": "qmnv3.cli.weights"}
 
 
+INTERRUPTED = 130
+
+
 def _version(value: bool) -> None:
     if value:
         typer.echo(f"qmnv3 {__version__}")
@@ -54,7 +57,12 @@ def main() -> None:
     try:
         app()
     except KeyboardInterrupt:
-        fail("interrupted", 130)
+        fail("interrupted", INTERRUPTED)
+    except SystemExit as exit_:
+        # Typer turns Ctrl-C into this exit without a word.
+        if exit_.code == INTERRUPTED:
+            fail("interrupted", INTERRUPTED)
+        raise
     except QmnError as error:
         fail(str(error))
     except OSError as error:
