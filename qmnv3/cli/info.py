@@ -87,7 +87,7 @@ def _table(cost: "ModelCost", title: str) -> "Table":
             "x".join(str(size) for size in layer.output),
             f"{layer.params:,}",
             f"{layer.madds:,}",
-            f"{100 * layer.madds / cost.madds:.1f}",
+            f"{100 * layer.madds / max(1, cost.madds):.1f}",
         )
     return table
 

@@ -63,7 +63,7 @@ def _accuracy(loaded: LoadedModel, pack: Path, images: int = 65) -> float:
     x = torch.from_numpy((batch.astype(np.float32) / 255 - mean) / std).permute(0, 3, 1, 2)
     with torch.no_grad():
         predicted = loaded.model(x).argmax(1).tolist()
-    hits = [wnids[p] == f.parent.name for p, f in zip(predicted, files, strict=True)]
+    hits: list[bool] = [wnids[p] == f.parent.name for p, f in zip(predicted, files, strict=True)]
     return sum(hits) / len(hits)
 
 
