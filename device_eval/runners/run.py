@@ -1,4 +1,7 @@
-"""RUN folders of `qmnv3 ptq`: the integer graph itself, executed by the numpy reference."""
+"""RUN folders of `qmnv3 ptq`: the integer graph itself, executed by the numpy reference.
+
+The graph is the one before lowering, so h-swish is one operation here, as in a tflite-builtin export.
+"""
 
 from pathlib import Path
 from typing import Literal
@@ -7,24 +10,19 @@ import numpy as np
 
 from device_eval.runners.interface import FloatArray, InputDescription, OutputKind
 from qmnv3.errors import ModelFileError
-from qmnv3.ir import Metadata, QuantGraph, load_graph
+from qmnv3.ir import Metadata, QuantGraph
 from qmnv3.reference import run
-
-GRAPH_NAME = "int8"
+from qmnv3.runs import load_run_graph
 
 
 class RunRunner:
     """The QuantGraph of one RUN folder, in the arithmetic of TFLite's reference kernels or of XNNPACK."""
 
     def __init__(self, path: Path, semantics: Literal["tflite", "xnnpack"] = "tflite") -> None:
-        if not (path / f"{GRAPH_NAME}.json").is_file():
-            raise ModelFileError(
-                f"{path}: no {GRAPH_NAME}.json in it; give a RUN folder that `qmnv3 ptq` wrote"
-            )
         self.path = path
         self.runtime = f"integer reference ({semantics})"
         self._semantics = semantics
-        self._graph = load_graph(path / GRAPH_NAME)
+        self._graph = load_run_graph(path)
         self.metadata: Metadata | None = self._graph.metadata
         self.input = _describe_input(path, self._graph)
         self.num_outputs = self._graph.tensors[self._graph.outputs[0]].shape[-1]

@@ -13,7 +13,7 @@ from colour_models import colour_folder, colour_graph, write_colour_onnx
 
 from qmnv3.cli import main
 from qmnv3.export.tflite import write_tflite
-from qmnv3.ir import save_graph
+from qmnv3.runs import save_run
 
 ENTRY = "from qmnv3.cli import main; main()"
 HALVES = ("--mean", "0.5", "0.5", "0.5", "--std", "0.5", "0.5", "0.5")
@@ -48,7 +48,7 @@ def assert_one_line_error(done: Finished, text: str, output: Path) -> None:
 @pytest.fixture
 def models(tmp_path: Path) -> dict[str, Path]:
     write_tflite(colour_graph(), tmp_path / "m.tflite")
-    save_graph(colour_graph(), tmp_path / "RUN" / "int8")
+    save_run(tmp_path / "RUN", colour_graph(), colour_graph(), {}, {})
     onnx_path = write_colour_onnx(tmp_path / "m.onnx")
     return {"tflite": tmp_path / "m.tflite", "onnx": onnx_path, "run": tmp_path / "RUN"}
 

@@ -11,7 +11,7 @@ from device_eval.runners import open_model
 from qmnv3.errors import ModelFileError, QmnError
 from qmnv3.export.onnx_qdq import write_onnx
 from qmnv3.export.tflite import write_tflite
-from qmnv3.ir import save_graph
+from qmnv3.runs import save_run
 
 HALF_STEP = 1 / 128  # of the colour model's output grid, 1/64
 
@@ -22,7 +22,8 @@ def images() -> np.ndarray:
 
 def write(kind: str, folder: Path) -> Path:
     if kind == "run":
-        save_graph(colour_graph(("r", "g", "b")), folder / "RUN" / "int8")
+        graph = colour_graph(("r", "g", "b"))
+        save_run(folder / "RUN", graph, graph, {}, {})
         return folder / "RUN"
     path = folder / f"model.{kind}"
     writer = {"tflite": write_tflite, "onnx": write_onnx}[kind]
@@ -118,7 +119,7 @@ def test_paths_that_are_no_models(tmp_path: Path) -> None:
         open_model(tmp_path / "gone.tflite")
     with pytest.raises(ModelFileError, match="unknown model format"):
         open_model(tmp_path / "model.pb")
-    with pytest.raises(ModelFileError, match=r"no int8\.json in it"):
+    with pytest.raises(QmnError, match="not a RUN folder"):
         open_model(tmp_path)
 
 
