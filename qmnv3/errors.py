@@ -42,3 +42,7 @@ class ExportError(QmnError):
 
 class ModelFileError(QmnError):
     """A .tflite, .onnx or RUN to evaluate cannot be loaded or run."""
+
+
+class TrainingError(QmnError):
+    """Training cannot go on: the loss diverged."""

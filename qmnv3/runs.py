@@ -5,13 +5,10 @@
 """
 
 import json
-import platform
-import subprocess
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from qmnv3.environment import environment
 from qmnv3.errors import GraphError
 from qmnv3.files import atomic_dir, write_json
 from qmnv3.ir import QuantGraph, load_graph, save_graph
@@ -34,7 +31,7 @@ def save_run(
         save_graph(int8, temporary / INT8)
         save_graph(float32, temporary / FLOAT32)
         write_json(temporary / CALIBRATION, calibration)
-        write_json(temporary / PROVENANCE, {**provenance, **environment()})
+        write_json(temporary / PROVENANCE, {**provenance, "environment": environment()})
 
 
 def load_run_graph(path: Path, precision: str = INT8) -> QuantGraph:
@@ -57,37 +54,3 @@ def load_report(path: Path, name: str) -> dict[str, Any]:
 def is_run(path: Path) -> bool:
     """Whether `path` holds a RUN."""
     return (path / PROVENANCE).is_file()
-
-
-def environment() -> dict[str, Any]:
-    """Versions, device and commit, for the record of any result."""
-    packages = ("qmnv3", "torch", "numpy", "onnx", "onnxruntime", "ai-edge-litert")
-    return {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
-        "device": {"machine": platform.machine(), "system": platform.platform(), "cpu": _cpu_model()},
-        "commit": _commit(),
-    }
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
-
-
-def _commit() -> str | None:
-    """Commit of the qmnv3 checkout in use; None when installed without one."""
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()

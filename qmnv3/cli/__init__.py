@@ -24,6 +24,7 @@ COMMANDS: dict[str, str] = {
     "ptq": "qmnv3.cli.ptq",
     "inspect": "qmnv3.cli.inspect",
     "export": "qmnv3.cli.export",
+    "quickstart": "qmnv3.cli.quickstart",
     "eval": "qmnv3.cli.eval",
     "bench": "qmnv3.cli.bench",
 }

@@ -107,7 +107,7 @@ def _counts(counts: dict[str, int]) -> str:
 
 
 def _write(path: Path, result: "Benchmark", options: dict[str, Any]) -> None:
-    from device_eval.environment import environment
+    from qmnv3.environment import environment
     from qmnv3.files import write_json
 
     value = {"command": "bench", **options, "environment": environment(), **result.to_json()}

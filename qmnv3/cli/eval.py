@@ -154,7 +154,7 @@ def _print_notes(result: "Evaluation", subjects: "list[Subject]") -> None:
 def _write(
     path: Path, result: "Evaluation", subjects: "list[Subject]", folder: "ImageFolder", threads: int
 ) -> None:
-    from device_eval.environment import environment
+    from qmnv3.environment import environment
     from qmnv3.files import write_json
 
     models = [

@@ -3,16 +3,18 @@
 import os
 import platform
 import subprocess
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("qmnv3", "numpy", "scipy", "pillow", "onnx", "onnxruntime", "ai-edge-litert")
+PACKAGES = ("qmnv3", "torch", "numpy", "scipy", "pillow", "onnx", "onnxruntime", "ai-edge-litert")
 
 
 def environment() -> dict[str, Any]:
-    """JSON record of versions, device and git commit (None outside a checkout)."""
+    """JSON record of the time, versions, device and git commit (None outside a checkout)."""
     return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in PACKAGES},
         "platform": platform.platform(),

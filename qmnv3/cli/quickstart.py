@@ -1,0 +1,198 @@
+"""`qmnv3 quickstart`: the whole main job on scikit-learn's handwritten digits."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from device_eval.benchmark import Benchmark
+    from device_eval.evaluation import Evaluation
+    from qmnv3.preprocessing import Preprocessing
+
+EXAMPLES = """
+The whole main job in about a minute: train a narrow MobileNetV3-Small on scikit-learn's handwritten digits,
+quantize it to int8, export TFLite and ONNX, evaluate and time all four files.
+
+**Examples**
+
+    qmnv3 quickstart
+
+    qmnv3 quickstart --out /tmp/quickstart --epochs 4
+"""
+
+SIDE = 64
+FILES = ("model_float32.tflite", "model_int8.tflite", "model_float32.onnx", "model_int8.onnx")
+
+
+def command(
+    out: Annotated[Path, typer.Option(help="Folder for images, weights, RUN and models.")] = Path(
+        "runs/quickstart"
+    ),
+    epochs: Annotated[int, typer.Option(min=1, help="Training epochs.")] = 10,
+    width: Annotated[float, typer.Option(help="Width multiplier of the network.")] = 0.5,
+    seed: Annotated[int, typer.Option(help="Seed of initialisation, order and calibration images.")] = 0,
+) -> None:
+    """Train, quantize, export, evaluate and time a small model on digits."""
+    from calibration.config import PtqConfig
+    from calibration.job import PtqJob, run_ptq
+    from qmnv3.cli.progress import progress
+    from qmnv3.data.digits import write_digits
+    from qmnv3.export.files import export_run
+    from recipes import load_recipe
+
+    digits, weights, run = out / "digits", out / "float32.safetensors", out / "run"
+    typer.echo(f"1/5 writing handwritten digits to {digits}")
+    write_digits(digits, SIDE)
+    typer.echo(f"2/5 training MobileNetV3-Small {width:g} at {SIDE} px, {epochs} epochs")
+    _train(digits / "train", weights, width, epochs, seed)
+    typer.echo("3/5 quantizing after training on 200 images, exporting")
+    config = load_recipe("ptq", PtqConfig, seed=seed)
+    with progress("calibrating", config.images) as advance:
+        run_ptq(PtqJob("small", weights, digits / "train", run, config), advance)
+    models = out / "models"
+    for _ in export_run(run, models, ("float32", "int8")):
+        pass
+    paths = [models / name for name in FILES]
+    typer.echo("4/5 evaluating in LiteRT and ONNX Runtime")
+    evaluations = _evaluate(paths, digits / "val")
+    typer.echo("5/5 measuring latency, models in turns, one thread")
+    rows = _rows(paths, evaluations, _measure(paths))
+    _report(rows, out, {"epochs": epochs, "width": width, "seed": seed, "side": SIDE})
+
+
+command.__doc__ = EXAMPLES
+
+
+def _train(folder: Path, weights: Path, width: float, epochs: int, seed: int) -> None:
+    import numpy as np
+
+    from qmnv3.cli.progress import progress
+    from qmnv3.data import find_images, load_batches
+    from qmnv3.models.checkpoint import save_checkpoint
+    from qmnv3.models.network import build_model
+    from qmnv3.training.fit import FitConfig, fit
+
+    spec = _preprocessing()
+    batches = list(load_batches(find_images(folder, classes=True), spec, 256))
+    images = np.concatenate([batch.images for batch in batches])
+    labels = np.concatenate([batch.labels for batch in batches])
+    # BatchNorm must follow a run of a few hundred steps: momentum 0.1, not the paper's 0.01.
+    model = build_model("small", width=width, num_classes=10, head_width=256, bn_momentum=0.1, seed=seed)
+    with progress("training", epochs) as advance:
+        fit(model, images, labels, FitConfig(epochs=epochs, seed=seed), advance)
+    save_checkpoint(weights, model, spec)
+
+
+def _preprocessing() -> "Preprocessing":
+    from qmnv3.preprocessing import Preprocessing
+
+    return Preprocessing(SIDE, SIDE, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+def _evaluate(paths: list[Path], folder: Path) -> "list[Evaluation]":
+    from device_eval.evaluation import evaluate, open_subject
+    from qmnv3.cli.progress import progress
+    from qmnv3.data import find_images
+
+    images = find_images(folder, classes=True)
+    parent = {path.suffix: open_subject(path, images) for path in paths if "float32" in path.name}
+    results = []
+    with progress("evaluating", len(paths)) as advance:
+        for path in paths:
+            results.append(evaluate(images, open_subject(path, images), parent[path.suffix]))
+            advance(1)
+    return results
+
+
+def _measure(paths: list[Path]) -> "Benchmark":
+    from device_eval.benchmark import benchmark
+    from qmnv3.cli.progress import progress
+
+    runs, warmup = 200, 20
+    with progress("measuring", runs + warmup) as advance:
+        return benchmark(paths, kernels=("xnnpack",), runs=runs, warmup=warmup, advance=lambda: advance(1))
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One exported file's line of the table."""
+
+    file: str
+    runtime: str
+    top1: float
+    low: float
+    high: float
+    drop_points: float
+    drop_low: float
+    drop_high: float
+    size_bytes: int
+    latency_p50_us: float
+    latency_ratio: float
+    partitions: int | None
+    latency_us: tuple[float, ...]
+
+
+def _rows(paths: list[Path], evaluations: "list[Evaluation]", measured: "Benchmark") -> list[_Row]:
+    rows = []
+    parents = {
+        latency.path.suffix: latency for latency in measured.latencies if "float32" in latency.path.name
+    }
+    lines = zip(paths, evaluations, measured.latencies, measured.structures, strict=True)
+    for path, evaluation, latency, structure in lines:
+        top1, comparison = evaluation.this.top1, evaluation.comparison
+        assert comparison is not None
+        difference = comparison.difference
+        rows.append(
+            _Row(
+                path.name,
+                latency.runtime,
+                100 * top1.estimate,
+                100 * top1.low,
+                100 * top1.high,
+                100 * difference.estimate,
+                100 * difference.low,
+                100 * difference.high,
+                structure.size_bytes,
+                latency.p50_us,
+                latency.p50_us / parents[path.suffix].p50_us,
+                structure.partitions.count if structure.partitions else None,
+                latency.samples_us,
+            )
+        )
+    return rows
+
+
+def _report(rows: list[_Row], out: Path, options: dict[str, Any]) -> None:
+    from dataclasses import asdict
+
+    from rich.table import Table
+
+    from qmnv3.cli.options import table_console
+    from qmnv3.environment import environment
+    from qmnv3.files import write_json
+
+    table = Table(title="handwritten digits, 360 validation images", title_justify="left")
+    headings = ("file", "runtime", "top-1 %", "int8 - float", "KiB", "p50 ms", "ratio", "partitions")
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading in headings[:2] else "right")
+    for row in rows:
+        is_int8 = "int8" in row.file
+        table.add_row(
+            row.file,
+            row.runtime,
+            f"{row.top1:.1f} [{row.low:.1f}, {row.high:.1f}]",
+            f"{row.drop_points:+.1f} [{row.drop_low:+.1f}, {row.drop_high:+.1f}]" if is_int8 else "",
+            f"{row.size_bytes / 1024:.0f}",
+            f"{row.latency_p50_us / 1000:.3f}",
+            f"{row.latency_ratio:.2f}",
+            "" if row.partitions is None else str(row.partitions),
+        )
+    table_console().print(table)
+    results = out / "quickstart.json"
+    write_json(
+        results,
+        {"options": options, "environment": environment(), "results": [asdict(row) for row in rows]},
+    )
+    typer.echo(f"models in {out / 'models'}, RUN in {out / 'run'} (qmnv3 inspect it), figures in {results}")
