@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from device_eval.preparation import Prepared
+from device_eval.preparation import Override, Prepared, resolve_preprocessing
 from device_eval.runners import Runner
 from device_eval.runners.interface import FloatArray
 from device_eval.statistics import (
@@ -19,11 +19,12 @@ from device_eval.statistics import (
     paired_difference,
     proportion,
 )
-from qmnv3.data import Batch, ClassIndex, ImageFolder, SkippedImages, load_batches
+from qmnv3.data import Batch, ClassIndex, ImageFolder, SkippedImages, class_index, load_batches
 from qmnv3.errors import ModelFileError
 
 IntArray = npt.NDArray[np.int64]
 TOP = 5
+NO_OVERRIDE = Override()
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,15 @@ class Subject:
     def num_classes(self) -> int:
         """Outputs without the background."""
         return self.runner.num_outputs - self.classes.drop_background
+
+
+def make_subject(
+    runner: Runner, folder: ImageFolder, override: Override = NO_OVERRIDE, classes_file: Path | None = None
+) -> Subject:
+    """Resolve preprocessing and class order of `runner` on `folder`; see the errors of both resolvers."""
+    labels = runner.metadata.labels if runner.metadata is not None else ()
+    index = class_index(folder, runner.num_outputs, labels, classes_file)
+    return Subject(runner, resolve_preprocessing(runner, override), index)
 
 
 @dataclass(frozen=True, eq=False)

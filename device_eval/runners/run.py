@@ -1,6 +1,6 @@
 """RUN folders of `qmnv3 ptq`: the integer graph itself, executed by the numpy reference.
 
-The graph is the one before lowering, so h-swish is one operation here, as in a tflite-builtin export.
+The graph is lowered as for an xnnpack export, the default, so the result is that file's.
 """
 
 from pathlib import Path
@@ -11,6 +11,7 @@ import numpy as np
 from device_eval.runners.interface import FloatArray, InputDescription, OutputKind
 from qmnv3.errors import ModelFileError
 from qmnv3.ir import Metadata, QuantGraph
+from qmnv3.lowering import lower
 from qmnv3.reference import run
 from qmnv3.runs import load_run_graph
 
@@ -22,7 +23,7 @@ class RunRunner:
         self.path = path
         self.runtime = f"integer reference ({semantics})"
         self._semantics = semantics
-        self._graph = load_run_graph(path)
+        self._graph = lower(load_run_graph(path), "xnnpack")
         self.metadata: Metadata | None = self._graph.metadata
         self.input = _describe_input(path, self._graph)
         self.num_outputs = self._graph.tensors[self._graph.outputs[0]].shape[-1]

@@ -54,7 +54,7 @@ def command(
     json: Annotated[Path | None, typer.Option(help="Write results and every prediction here.")] = None,
 ) -> None:
     """Top-1 and top-5 with 95 % intervals, preprocessing taken from the model file."""
-    from device_eval.evaluation import evaluate
+    from device_eval.evaluation import evaluate, make_subject
     from device_eval.preparation import Override
     from device_eval.runners import open_model
     from qmnv3.cli.progress import progress
@@ -65,7 +65,7 @@ def command(
     runners = [open_model(path, chosen, threads) for path in (model, against) if path is not None]
     override = Override(mean, std, resize)
     _check_override(runners, override)
-    subjects = [_subject(runner, folder, classes, override) for runner in runners]
+    subjects = [make_subject(runner, folder, override, classes) for runner in runners]
     indices = sample(folder, images, SAMPLE_SEED) if images is not None else tuple(range(len(folder)))
     with progress("evaluating", len(indices)) as advance:
         result = evaluate(
@@ -94,18 +94,6 @@ def _check_override(runners: "list[Runner]", override: "Override") -> None:
         raise ModelFileError(
             f"{runners[0].path}: carries its own preprocessing; leave out --mean, --std and --resize"
         )
-
-
-def _subject(
-    runner: "Runner", folder: "ImageFolder", classes: Path | None, override: "Override"
-) -> "Subject":
-    from device_eval.evaluation import Subject
-    from device_eval.preparation import resolve_preprocessing
-    from qmnv3.data import class_index
-
-    labels = runner.metadata.labels if runner.metadata is not None else ()
-    index = class_index(folder, runner.num_outputs, labels, classes)
-    return Subject(runner, resolve_preprocessing(runner, override), index)
 
 
 def _print(result: "Evaluation", subjects: "list[Subject]", folder: "ImageFolder") -> None:

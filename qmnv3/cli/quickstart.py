@@ -92,16 +92,18 @@ def _preprocessing() -> "Preprocessing":
 
 
 def _evaluate(paths: list[Path], folder: Path) -> "list[Evaluation]":
-    from device_eval.evaluation import evaluate, open_subject
+    from device_eval.evaluation import evaluate, make_subject
+    from device_eval.runners import open_model
     from qmnv3.cli.progress import progress
     from qmnv3.data import find_images
 
     images = find_images(folder, classes=True)
-    parent = {path.suffix: open_subject(path, images) for path in paths if "float32" in path.name}
+    subjects = {path: make_subject(open_model(path), images) for path in paths}
+    parents = {path.suffix: subject for path, subject in subjects.items() if "float32" in path.name}
     results = []
     with progress("evaluating", len(paths)) as advance:
         for path in paths:
-            results.append(evaluate(images, open_subject(path, images), parent[path.suffix]))
+            results.append(evaluate(images, subjects[path], parents[path.suffix]))
             advance(1)
     return results
 
