@@ -26,6 +26,8 @@ Int8Array = npt.NDArray[np.int8]
 
 HARD_SIGMOID_SCALE = 1 / 256
 HARD_SIGMOID_ZERO_POINT = -128
+# A 9-bit input shifted by this fits int32, and the first of the two roundings happens far below one step.
+HARD_SIGMOID_LEFT_SHIFT = 20
 INT16_MIN, INT16_MAX = -(2**15), 2**15 - 1
 
 
@@ -35,10 +37,11 @@ def hard_sigmoid_i8(q: Int8Array, input_qparams: QParams) -> Int8Array:
     On that grid the offset 3 / 6 is 128 steps and cancels the zero point, so all that is left is
     `(q - zero_point) * 256 * scale / 6`, one Q31 multiplier and shift, saturated to int8.
     """
-    multiplier_q31, shift = quantize_multiplier(np.float64(input_qparams.scale) * (256 / 6))
+    step = np.float64(input_qparams.scale) * (256 / 6)
+    multiplier_q31, shift = quantize_multiplier(step / (1 << HARD_SIGMOID_LEFT_SHIFT))
 
     def function(x: IntArray) -> Int8Array:
-        rescaled = multiply_by_quantized_multiplier(x, multiplier_q31, shift)
+        rescaled = multiply_by_quantized_multiplier(x << HARD_SIGMOID_LEFT_SHIFT, multiplier_q31, shift)
         return np.clip(rescaled, -128, 127).astype(np.int8)
 
     return _lookup(q, input_qparams, function)
@@ -48,15 +51,15 @@ def hard_swish_i8(q: Int8Array, input_qparams: QParams, output_qparams: QParams)
     """x * relu6(x + 3) / 6, equal to LiteRT's reference HARD_SWISH byte for byte.
 
     16-bit fixed point: x with 7 fractional bits, the gate relu6(x + 3) / 6 as a 15-bit fraction, their
-    product shifted to the output grid. Raises GraphError where LiteRT refuses: an output scale below 1/128 of
-    the input's.
+    product shifted to the output grid. Raises GraphError where LiteRT refuses: an output scale of 1/128 of
+    the input's or less.
     """
     hires_scale = np.float32(1 / 128) * input_qparams.scale
     output_multiplier_q15, output_shift = _q15_multiplier(hires_scale / output_qparams.scale)
     gate_multiplier_q15, gate_shift = _q15_multiplier(hires_scale / np.float32(3 / 32768))
     if output_shift > 0:
         raise GraphError(
-            f"h-swish: output scale {output_qparams.scale:.6g} is below 1/128 of the input scale "
+            f"h-swish: output scale {output_qparams.scale:.6g} must be above 1/128 of the input scale "
             f"{input_qparams.scale:.6g}; widen the output range"
         )
 
