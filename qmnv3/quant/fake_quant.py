@@ -75,19 +75,39 @@ class WeightFakeQuantize(nn.Module):
 
 
 class QuantWeight(nn.Module):
-    """A convolution or linear layer whose weight passes through a WeightFakeQuantize."""
+    """A convolution or linear layer with int8 weight and int32 bias.
 
-    def __init__(self, layer: nn.Conv2d | nn.Linear, axis: int | None) -> None:
+    `source` is the FakeQuantize of the input: its scale times the weight's is the bias's. A layer whose
+    requantization does hard-sigmoid holds its bias as b + 3 (the 1/2 of x/6 + 1/2 before the division).
+    """
+
+    def __init__(
+        self, layer: nn.Conv2d | nn.Linear, axis: int | None, source: FakeQuantize, hard_sigmoid: bool
+    ) -> None:
         super().__init__()
         self.layer = layer
         self.weight_fake_quant = WeightFakeQuantize(axis)
+        self.bias_offset = 3.0 if hard_sigmoid else 0.0
+        # In a tuple, so that the module belongs to the graph alone and not to this layer too.
+        self._source = (source,)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The layer's own shapes and padding."""
         if not self.weight_fake_quant.enabled:
             return cast(torch.Tensor, self.layer(x))
-        weight = self.weight_fake_quant(self.layer.weight)
-        return cast(torch.Tensor, functional_call(self.layer, {"weight": weight}, (x,)))
+        parameters = {"weight": self.weight_fake_quant(self.layer.weight)}
+        if self.layer.bias is not None:
+            parameters["bias"] = self._round_bias(self.layer.bias)
+        return cast(torch.Tensor, functional_call(self.layer, parameters, (x,)))
+
+    def _round_bias(self, bias: torch.Tensor) -> torch.Tensor:
+        input_qparams = self._source[0].qparams
+        if input_qparams is None:
+            return bias
+        grid = QParams.bias(input_qparams, self.weight_fake_quant.qparams(self.layer.weight))
+        step = torch.from_numpy(grid.scale).double()
+        rounded = ((bias.double() + self.bias_offset) / step).round() * step - self.bias_offset
+        return rounded.to(bias.dtype)
 
 
 class QuantHardswish(nn.Module):

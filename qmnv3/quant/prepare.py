@@ -11,7 +11,7 @@ from qmnv3.preprocessing import Preprocessing
 from qmnv3.quant.affine import HARD_SIGMOID_QPARAMS, asymmetric_qparams
 from qmnv3.quant.fake_quant import FakeQuantize, QuantHardswish, QuantWeight
 from qmnv3.quant.fold import fold_all
-from qmnv3.quant.sites import Kind, fused_activation, kind_of
+from qmnv3.quant.sites import Kind, fused_activation, kind_of, source_fake_quant
 from qmnv3.quant.trace import shape, trace
 
 WeightGranularity = Literal["per_channel", "per_tensor"]
@@ -47,9 +47,9 @@ def prepare(
         _insert_fake_quant(module, node, fake_quant)
     for node in list(module.graph.nodes):
         if kinds.get(node) == "layer":
-            layer = modules[str(node.target)]
-            assert isinstance(layer, nn.Conv2d | nn.Linear)
-            _set_module(module, str(node.target), QuantWeight(layer, axis))
+            reader = readers[node]
+            hard_sigmoid = reader is not None and kinds[reader] == "hard_sigmoid"
+            _quantize_weight(module, node, axis, hard_sigmoid)
         elif kinds.get(node) == "hard_swish":
             _replace_call(module, node, f"{node.name}_quant", QuantHardswish())
     module.graph.lint()
@@ -83,9 +83,13 @@ def _insert_fake_quant(module: fx.GraphModule, node: fx.Node, fake_quant: FakeQu
     node.replace_all_uses_with(inserted, delete_user_cb=lambda user: user is not inserted)
 
 
-def _set_module(module: fx.GraphModule, path: str, value: nn.Module) -> None:
+def _quantize_weight(module: fx.GraphModule, node: fx.Node, axis: int | None, hard_sigmoid: bool) -> None:
+    path = str(node.target)
+    layer, given = module.get_submodule(path), node.args[0]
+    assert isinstance(layer, nn.Conv2d | nn.Linear) and isinstance(given, fx.Node)
+    source = source_fake_quant(given, dict(module.named_modules()))
     module.delete_submodule(path)
-    module.add_submodule(path, value)
+    module.add_submodule(path, QuantWeight(layer, axis, source, hard_sigmoid))
 
 
 def _replace_call(module: fx.GraphModule, node: fx.Node, target: str, value: nn.Module) -> None:
@@ -99,7 +103,13 @@ def _replace_call(module: fx.GraphModule, node: fx.Node, target: str, value: nn.
 
 def _check_weights(model: nn.Module) -> None:
     for name, value in model.state_dict().items():
-        if value.is_floating_point() and not torch.isfinite(value).all():
+        if not value.is_floating_point():
+            continue
+        if value.dtype != torch.float32 or value.device.type != "cpu":
+            raise PrepareError(
+                f"{name}: weight is {value.dtype} on {value.device}; make the model float32 on the CPU"
+            )
+        if not torch.isfinite(value).all():
             raise PrepareError(f"{name}: weight holds NaN or infinity; the checkpoint is damaged or diverged")
 
 
@@ -110,6 +120,8 @@ def _check_interface(module: fx.GraphModule, kinds: dict[fx.Node, Kind]) -> None
     returned = next(node for node, kind in kinds.items() if kind == "output").args[0]
     if not isinstance(returned, fx.Node):
         raise PrepareError(f"model returns {type(returned).__name__}; return one tensor of logits")
+    if len(shape(returned)) != 2 and shape(returned)[2:] != (1, 1):
+        raise PrepareError(f"model returns a tensor {list(shape(returned))}; return logits [batch, classes]")
 
 
 def _check_node(

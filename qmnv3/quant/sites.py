@@ -98,6 +98,8 @@ def kind_of(node: fx.Node, modules: dict[str, nn.Module]) -> Kind:
         found = _FUNCTIONS.get(node.target)
     elif node.op == "call_method":
         found = _METHODS.get(str(node.target))
+    elif node.op == "get_attr":
+        described = f"a parameter used outside a layer, {node.target},"
     if found is None:
         raise PrepareError(
             f"{node.name}: {described} cannot be quantized; use one of Conv2d, Linear, BatchNorm2d "
@@ -143,7 +145,7 @@ def read_sites(prepared: fx.GraphModule) -> tuple[Site, ...]:
             Site(
                 name=fake_quant.site,
                 kind=kind,
-                inputs=tuple(_source_site(arg, modules) for arg in inputs),
+                inputs=tuple(source_fake_quant(arg, modules).site for arg in inputs),
                 input_shape=shape(_before_flatten(inputs[0], modules)) if inputs else (),
                 output_shape=shape(node),
                 activation=activation,  # type: ignore[arg-type]
@@ -158,7 +160,7 @@ def read_sites(prepared: fx.GraphModule) -> tuple[Site, ...]:
 def output_site(prepared: fx.GraphModule) -> str:
     """Name of the site the network returns."""
     returned = next(n for n in prepared.graph.nodes if n.op == "output").args[0]
-    return _source_site(returned, dict(prepared.named_modules()))
+    return source_fake_quant(returned, dict(prepared.named_modules())).site
 
 
 def _before_flatten(node: fx.Node, modules: dict[str, nn.Module]) -> fx.Node:
@@ -167,9 +169,10 @@ def _before_flatten(node: fx.Node, modules: dict[str, nn.Module]) -> fx.Node:
     return node.args[0]  # type: ignore[return-value]
 
 
-def _source_site(node: fx.Node, modules: dict[str, nn.Module]) -> str:
+def source_fake_quant(node: fx.Node, modules: dict[str, nn.Module]) -> FakeQuantize:
+    """The FakeQuantize of the tensor that `node` is or flattens."""
     while not is_fake_quant(node, modules):
         node = node.args[0]  # type: ignore[assignment]
     fake_quant = modules[str(node.target)]
     assert isinstance(fake_quant, FakeQuantize)
-    return fake_quant.site
+    return fake_quant

@@ -1,9 +1,9 @@
 """torch.fx tracing of a float model and recording of every tensor's shape."""
 
+from typing import Any
+
 import torch
 from torch import fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
-
 from qmnv3.errors import PrepareError
 
 
@@ -11,6 +11,19 @@ class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         # A subclass of a torch.nn layer (Conv2d with TensorFlow padding) is as atomic as its parent.
         return isinstance(m, nn.Conv2d | nn.Linear) or super().is_leaf_module(m, module_qualified_name)
+
+
+class _ShapeRecorder(fx.Interpreter):
+    """Runs a traced network and keeps every tensor's shape; not ShapeProp, which prints tracebacks."""
+
+    def run_node(self, n: fx.Node) -> Any:
+        try:
+            value = super().run_node(n)
+        except Exception as error:
+            raise PrepareError(f"{n.target}: cannot run ({_first_line(error)})") from error
+        if isinstance(value, torch.Tensor):
+            n.meta["shape"] = tuple(value.shape)
+        return value
 
 
 _PASS_THROUGH = (nn.Dropout, nn.Dropout2d, nn.Identity)
@@ -25,29 +38,27 @@ def trace(model: nn.Module, resolution: int) -> fx.GraphModule:
     model = model.eval()
     try:
         graph = _Tracer().trace(model)
-    except (fx.proxy.TraceError, TypeError) as error:
+    # forward() is the user's code: it may raise anything.
+    except Exception as error:
         raise PrepareError(
             f"{type(model).__name__}: torch.fx cannot trace it ({_first_line(error)}); "
             "remove control flow that depends on tensor values"
         ) from error
     module = fx.GraphModule(model, graph)
     _remove_pass_through(module)
-    try:
-        with torch.no_grad():
-            ShapeProp(module).propagate(torch.zeros(1, 3, resolution, resolution))
-    except RuntimeError as error:
-        raise PrepareError(
-            f"{type(model).__name__}: cannot run a 3x{resolution}x{resolution} image ({_first_line(error)})"
-        ) from error
+    recorder = _ShapeRecorder(module)
+    recorder.extra_traceback = False
+    with torch.no_grad():
+        recorder.run(torch.zeros(1, 3, resolution, resolution))
     return module
 
 
 def shape(node: fx.Node) -> tuple[int, ...]:
     """Shape of the tensor a traced node produces, NCHW with batch 1."""
-    meta = node.meta.get("tensor_meta")
-    if meta is None or not hasattr(meta, "shape"):
+    recorded: tuple[int, ...] | None = node.meta.get("shape")
+    if recorded is None:
         raise PrepareError(f"{node.name}: produces no single tensor; only tensor operations can be quantized")
-    return tuple(meta.shape)
+    return recorded
 
 
 def _remove_pass_through(module: fx.GraphModule) -> None:
