@@ -8,20 +8,21 @@ import numpy.typing as npt
 import torch
 
 MAX_BINS = 4096
+FINEST_EXPONENT = -126
 
 
 class Histogram:
     """Counts of real values in constant memory, whatever the number of batches.
 
     Bin i covers [i * width, (i + 1) * width) with width = 2**exponent, the smallest power of two that keeps
-    the range seen so far within `MAX_BINS` bins. Because bins of one width nest in those of the next, the
+    the range seen so far within `MAX_BINS` bins of at least the largest value's float32 resolution. Because bins of one width nest in those of the next, the
     result depends on neither the order nor the batching of the values, and `merge` is exact.
     """
 
     def __init__(self) -> None:
         self.low = math.inf
         self.high = -math.inf
-        self.exponent = -126
+        self.exponent = FINEST_EXPONENT
         self.first_bin = 0
         self.counts: npt.NDArray[np.int64] = np.zeros(0, np.int64)
 
@@ -32,16 +33,14 @@ class Histogram:
 
     def update(self, values: torch.Tensor) -> None:
         """Count all elements of a float tensor; ValueError when one is NaN or infinite."""
-        flat = values.reshape(-1)
+        flat = _in_memory_order(values)
         low, high = (float(v) for v in torch.aminmax(flat))
         if not (math.isfinite(low) and math.isfinite(high)):
             raise ValueError("NaN or infinity in the activations; check the weights and the input images")
         self._cover(low, high)
-        # Multiplying by a power of two is exact, so every value lands in its own bin; +0.5 keeps histc's
-        # division away from the edges.
-        indices = flat.mul(2.0**-self.exponent).floor_().add_(0.5 - self.first_bin)
-        counts = torch.histc(indices, bins=self.counts.size, min=0.0, max=float(self.counts.size))
-        self.counts += counts.numpy().astype(np.int64)
+        # Multiplying by a power of two is exact, so every value lands in its own bin.
+        bins = flat.mul(2.0**-self.exponent).floor_().sub_(self.first_bin).to(torch.int16)
+        self.counts += torch.bincount(bins, minlength=self.counts.size).numpy()
 
     def merge(self, other: "Histogram") -> None:
         """Add another histogram's counts, exactly."""
@@ -60,8 +59,10 @@ class Histogram:
         return np.where(indices == 0, 0.0, (indices + 0.5) * 2.0**self.exponent)
 
     def _cover(self, low: float, high: float) -> None:
+        if self.low <= low and high <= self.high:
+            return
         self.low, self.high = min(self.low, low), max(self.high, high)
-        exponent = self.exponent
+        exponent = max(self.exponent, _resolution(max(-self.low, self.high)))
         while _bins(self.low, self.high, exponent) > MAX_BINS:
             exponent += 1
         self._coarsen(exponent)
@@ -80,6 +81,16 @@ class Histogram:
         indices = np.arange(self.first_bin, self.first_bin + self.counts.size) >> factor
         self.counts = np.bincount(indices - indices[0], weights=self.counts).astype(np.int64)
         self.first_bin, self.exponent = int(indices[0]), exponent
+
+
+def _in_memory_order(values: torch.Tensor) -> torch.Tensor:
+    """All elements as one dimension, without a copy where an NCHW tensor is channels_last."""
+    return (values.permute(0, 2, 3, 1) if values.dim() == 4 else values).reshape(-1)
+
+
+def _resolution(magnitude: float) -> int:
+    """Exponent of the spacing of float32 values at `magnitude`."""
+    return math.frexp(magnitude)[1] - 24 if magnitude else FINEST_EXPONENT
 
 
 def _bins(low: float, high: float, exponent: int) -> int:

@@ -38,21 +38,24 @@ def error_range(
     `transform` the error is measured behind it: transform(q(x)) - transform(x). `floor` is the lowest useful
     low end (-3 before h-swish, which is 0 below).
     """
-    values, weights = histogram.centers(), histogram.counts.astype(np.float64)
+    seen = histogram.counts > 0
+    values, weights = histogram.centers()[seen], histogram.counts[seen].astype(np.float64)
     low, high = max(min(histogram.low, 0.0), floor), max(histogram.high, 0.0)
     target = transform(values) if transform else values
 
     def best(lows: Array, highs: Array) -> int:
         quantized = _quantize(values, lows[:, None], highs[:, None])
         error = np.abs((transform(quantized) if transform else quantized) - target)
-        return int(np.argmin((error**exponent * weights).sum(1)))
+        return int(np.argmin(error**exponent @ weights))
 
+    lows, highs = low * _FRACTIONS, high * _FRACTIONS
     chosen = (low, high)
     for _ in range(2):  # each end in turn, twice: the ends interact only through the step size
-        highs = high * _FRACTIONS
-        high_end = highs[best(np.full_like(highs, chosen[0]), highs)]
-        lows = low * _FRACTIONS
+        previous_low = chosen[0]
+        high_end = highs[best(np.full_like(highs, previous_low), highs)]
         chosen = (float(lows[best(lows, np.full_like(lows, high_end))]), float(high_end))
+        if chosen[0] == previous_low:
+            break
     return chosen
 
 

@@ -64,9 +64,30 @@ def test_nan_and_infinity_are_refused(bad: float) -> None:
         Histogram().update(torch.tensor([0.0, bad]))
 
 
-def test_constant_tensor() -> None:
-    histogram = histogram_of(np.full(10, 2.5, np.float32))
-    assert (histogram.low, histogram.high, histogram.counts.sum()) == (2.5, 2.5, 10)
+@pytest.mark.parametrize("value", [0.0, 2.5, -5.0, 1e30, 1e-40])
+def test_constant_tensor(value: float) -> None:
+    histogram = histogram_of(np.full(10, value, np.float32))
+    assert (histogram.low, histogram.high) == (np.float32(value), np.float32(value))
+    assert histogram.counts.tolist() == [10]
+    np.testing.assert_allclose(histogram.centers(), [value], rtol=1e-6, atol=1e-37)
+
+
+def test_leading_zeros_do_not_coarsen_small_values() -> None:
+    small = np.linspace(1e-12, 2e-12, 100, dtype=np.float32)
+    zeros = np.zeros(100, np.float32)
+    first, last = Histogram(), Histogram()
+    for part, other in ((zeros, small), (small, zeros)):
+        first.update(torch.from_numpy(part))
+        last.update(torch.from_numpy(other))
+    assert first.exponent == last.exponent
+    np.testing.assert_array_equal(first.counts, last.counts)
+
+
+def test_memory_format_does_not_matter(normal: np.ndarray) -> None:
+    image = torch.from_numpy(normal).reshape(2, 5, 50, 100)
+    histogram = Histogram()
+    histogram.update(image.contiguous(memory_format=torch.channels_last))
+    np.testing.assert_array_equal(histogram.counts, histogram_of(normal).counts)
 
 
 def test_percentile_matches_numpy(normal: np.ndarray) -> None:
