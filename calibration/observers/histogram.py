@@ -15,8 +15,9 @@ class Histogram:
     """Counts of real values in constant memory, whatever the number of batches.
 
     Bin i covers [i * width, (i + 1) * width) with width = 2**exponent, the smallest power of two that keeps
-    the range seen so far within `MAX_BINS` bins of at least the largest value's float32 resolution. Because bins of one width nest in those of the next, the
-    result depends on neither the order nor the batching of the values, and `merge` is exact.
+    the range seen so far within `MAX_BINS` bins and is no finer than float32 at the range's larger end.
+    Because bins of one width nest in those of the next, the result depends on neither the order nor the
+    batching of the values, and `merge` is exact.
     """
 
     def __init__(self) -> None:
