@@ -44,9 +44,9 @@ class HardSwishConfig(_Strict):
 class PtqConfig(_Strict):
     """A whole PTQ recipe. `images` are drawn from the calibration folder with `seed`."""
 
-    images: Annotated[int, Field(ge=1)] = 200
-    seed: int = 0
-    batch_size: Annotated[int, Field(ge=1)] = 20
+    images: Annotated[int, Field(strict=True, ge=1)] = 200
+    seed: Annotated[int, Field(strict=True, ge=0, lt=2**63)] = 0
+    batch_size: Annotated[int, Field(strict=True, ge=1)] = 20
     activations: ActivationConfig = ActivationConfig()
     weights: WeightConfig = WeightConfig()
     hard_swish: HardSwishConfig = HardSwishConfig()

@@ -13,7 +13,7 @@ from qmnv3.data.loader import BatchIterator, load_batches
 from qmnv3.ir import Metadata
 from qmnv3.models.weights import load_model
 from qmnv3.quant.convert import convert
-from qmnv3.runs import save_run
+from qmnv3.runs import check_out, save_run
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ def run_ptq(job: PtqJob, advance: Callable[[int], None] = lambda count: None) ->
     Raises a QmnError for anything wrong with the model, the weights or the images; then nothing is written.
     """
     started = time.perf_counter()
+    check_out(job.out)
     folder = find_images(job.images, classes=False)
     chosen = sample(folder, job.config.images, job.config.seed)
     loaded = load_model(job.model, job.weights, drop_background=job.drop_background, seed=job.config.seed)

@@ -101,7 +101,8 @@ def _compare_logits(
 ) -> dict[str, Any]:
     """How far the frozen model's logits are from float's on the first batch."""
     with fake_quant(prepared):
-        quantized = prepared(images)
+        quantized = prepared(images).double()
+    reference = reference.double()
     noise = (quantized - reference).square().sum()
     agree = (quantized.argmax(1) == reference.argmax(1)).float().mean()
     return {

@@ -73,6 +73,6 @@ def _weight_sqnr(site: Site) -> float | None:
         return None
     weight = site.layer.weight.detach()
     grid = WeightFakeQuantize(site.weight_axis).qparams(weight)
-    real = weight.numpy()
+    real = weight.numpy().astype(np.float64)
     error = grid.dequantize(grid.quantize(real)) - real
     return sqnr_db(float(np.square(real).sum()), float(np.square(error).sum()))

@@ -1,53 +1,122 @@
 """Writing that never leaves half a file: write beside the target, then rename."""
 
+import errno
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path in `path`'s folder; on success it becomes `path`, on any error it is removed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        # mkstemp creates 0600; a result should be as readable as any other new file.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Yield a temporary path in `path`'s folder; on success it becomes `path`, on any error it is removed.
+
+    A link is followed. A device or pipe cannot be replaced: /dev/stdout is yielded itself. An OSError names
+    `path`, not the temporary.
+    """
+    if path.is_char_device() or path.is_fifo():
+        yield path
+        return
+    target = path.resolve()
+    with _naming(path), _folder(target.parent):
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            # mkstemp creates 0600; a result should be as readable as any other new file.
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def atomic_dir(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; on success it replaces `path`, on any error it is removed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
-    try:
-        yield temporary
-        temporary.chmod(0o755)
-        if path.exists():
-            retired = temporary.with_suffix(".old")
-            path.replace(retired)
-            temporary.replace(path)
-            shutil.rmtree(retired)
-        else:
-            temporary.replace(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    """Yield a temporary folder beside `path`; on success it replaces `path`, on any error it is removed.
+
+    A link is followed. An OSError names `path`, not what is inside the temporary.
+    """
+    target = path.resolve()
+    with _naming(path), _folder(target.parent):
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+        try:
+            yield temporary
+            temporary.chmod(0o755)
+            _replace_folder(temporary, target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def atomic_files(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder; on success the files in it move to `folder`, on any error all are removed.
+
+    An OSError names `folder`.
+    """
+    with _naming(folder), _folder(folder):
+        temporary = Path(tempfile.mkdtemp(prefix=".", suffix=".tmp", dir=folder))
+        try:
+            yield temporary
+            for file in temporary.iterdir():
+                file.replace(folder / file.name)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically. NaN and infinity are refused: they are not JSON."""
+    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
     with atomic_file(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except NotADirectoryError:
+        raise
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+
+
+@contextmanager
+def _folder(path: Path) -> Iterator[None]:
+    """Make `path` and what is missing above it; on any error remove them again."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        blocking = next(folder for folder in (path, *path.parents) if folder.exists())
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(blocking)) from error
+    try:
+        yield
+    except BaseException:
+        for folder in missing:
+            # Another program may have put something in it meanwhile.
+            with suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+def _replace_folder(new: Path, target: Path) -> None:
+    if not target.exists():
+        new.replace(target)
+        return
+    retired = new.with_suffix(".old")
+    target.replace(retired)
+    try:
+        new.replace(target)
+    except BaseException:
+        retired.replace(target)
+        raise
+    shutil.rmtree(retired)

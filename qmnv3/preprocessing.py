@@ -1,7 +1,8 @@
 """What must be done to an image before a model sees it. Travels with weights, graphs and exported files."""
 
+import math
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 Interpolation = Literal["bilinear", "bicubic"]
 
@@ -23,8 +24,12 @@ class Preprocessing:
     def __post_init__(self) -> None:
         if not 0 < self.resolution <= self.resize:
             raise ValueError(f"resolution={self.resolution} must be in 1..resize={self.resize}")
-        if min(self.std) <= 0:
-            raise ValueError(f"std={self.std} must be positive")
+        if len(self.mean) != 3 or len(self.std) != 3:
+            raise ValueError(f"mean={self.mean} and std={self.std} must have three values")
+        if min(self.std) <= 0 or not all(map(math.isfinite, (*self.mean, *self.std))):
+            raise ValueError(f"mean={self.mean} and std={self.std} must be finite, std positive")
+        if self.interpolation not in get_args(Interpolation):
+            raise ValueError(f"interpolation={self.interpolation!r} is not bilinear or bicubic")
 
     @property
     def input_range(self) -> tuple[float, float]:

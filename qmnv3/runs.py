@@ -5,6 +5,7 @@
 """
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,8 @@ def save_run(
     calibration: dict[str, Any],
     provenance: dict[str, Any],
 ) -> None:
-    """Write a whole RUN folder atomically; an existing RUN at `path` is replaced, another folder refused."""
-    if path.exists() and not is_run(path) and any(path.iterdir()):
-        raise GraphError(f"{path}: exists and is not a RUN folder; choose another --out")
+    """Write a whole RUN folder atomically; an existing RUN at `path` is replaced, see `check_out`."""
+    check_out(path)
     with atomic_dir(path) as temporary:
         save_graph(int8, temporary / INT8)
         save_graph(float32, temporary / FLOAT32)
@@ -34,23 +34,48 @@ def save_run(
         write_json(temporary / PROVENANCE, {**provenance, "environment": environment()})
 
 
+def check_out(path: Path) -> None:
+    """Raise GraphError where `save_run` could not write: call it before the work, not after.
+
+    Fine are a path where nothing is, an empty folder, and a RUN.
+    """
+    if path.exists() and not is_run(path) and (path.is_file() or any(path.iterdir())):
+        raise GraphError(f"{path}: exists and is not a RUN folder; choose another --out")
+    target = path.resolve()
+    if target == Path.cwd() or path.is_mount():
+        raise GraphError(
+            f"{path}: the current folder or a mount point cannot be replaced; name one inside it"
+        )
+    above = next(folder for folder in target.parents if folder.exists())
+    if not above.is_dir():
+        raise GraphError(f"{path}: {above} is not a folder; choose another --out")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise GraphError(f"{path}: no permission to write in {above}; choose another --out")
+
+
 def load_run_graph(path: Path, precision: str = INT8) -> QuantGraph:
-    """The QuantGraph of a RUN, "int8" or "float32"; GraphError when `path` is not a RUN."""
-    if not is_run(path):
-        raise GraphError(f"{path}: not a RUN folder (no {PROVENANCE}); make one with `qmnv3 ptq`")
+    """The QuantGraph of a RUN, "int8" or "float32"; GraphError when `path` is not a RUN or is damaged."""
+    _check_run(path)
     return load_graph(path / precision)
 
 
 def load_report(path: Path, name: str) -> dict[str, Any]:
-    """`calibration.json` or `run.json` of a RUN."""
+    """`calibration.json` or `run.json` of a RUN; GraphError when `path` is not a RUN or is damaged."""
+    _check_run(path)
     try:
         value = json.loads((path / name).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise GraphError(f"{path / name}: cannot be read ({error}); run `qmnv3 ptq` again") from error
-    assert isinstance(value, dict)
+    if not isinstance(value, dict):
+        raise GraphError(f"{path / name}: holds no JSON object; run `qmnv3 ptq` again")
     return value
 
 
 def is_run(path: Path) -> bool:
     """Whether `path` holds a RUN."""
     return (path / PROVENANCE).is_file()
+
+
+def _check_run(path: Path) -> None:
+    if not is_run(path):
+        raise GraphError(f"{path}: not a RUN folder (no {PROVENANCE}); make one with `qmnv3 ptq`")

@@ -1,6 +1,7 @@
 """The one loader of recipes: YAML into a pydantic model, unknown keys refused by name."""
 
 import difflib
+import reprlib
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,11 +28,13 @@ def load_recipe(name: str, model: type[Config], **overrides: Any) -> Config:
     try:
         value = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except OSError as error:
+        near = difflib.get_close_matches(name, list_recipes(), n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
         raise RecipeError(
-            f"{name}: no such recipe; shipped are {', '.join(list_recipes())}, or give a .yaml file"
+            f"{name}: no such recipe; {hint}shipped are {', '.join(list_recipes())}, or give a .yaml file"
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: not valid YAML ({str(error).splitlines()[0]})") from error
+        raise RecipeError(f"{path}: not valid YAML ({_problem(error)})") from error
     if not isinstance(value, dict):
         raise RecipeError(f"{path}: must hold keys and values, found {type(value).__name__}")
     value |= {key: item for key, item in overrides.items() if item is not None}
@@ -41,11 +44,17 @@ def load_recipe(name: str, model: type[Config], **overrides: Any) -> Config:
         raise RecipeError(f"{path}: {_describe(error, model)}") from error
 
 
+def _problem(error: Exception) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"line {error.problem_mark.line + 1}: {error.problem}"
+    return str(error).splitlines()[0]
+
+
 def _describe(error: ValidationError, model: type[BaseModel]) -> str:
     first = error.errors()[0]
     *parents, key = (str(part) for part in first["loc"])
     if first["type"] != "extra_forbidden":
-        return f"{'.'.join((*parents, key))}: {first['msg']}, found {first['input']!r}"
+        return f"{'.'.join((*parents, key))}: {first['msg']}, found {reprlib.repr(first['input'])}"
     valid = _fields(model, parents)
     near = difflib.get_close_matches(key, valid, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"valid keys are {', '.join(valid)}"

@@ -1,6 +1,7 @@
 """The `qmnv3` command. Each command is one module here; heavy imports live inside the command functions."""
 
 import importlib
+import io
 import os
 import sys
 
@@ -51,11 +52,14 @@ def _root(
 
 def main() -> None:
     """Run the CLI; a QmnError, full disk or missing permission becomes one line and exit code 2."""
-    for name, module in COMMANDS.items():
-        app.command(name)(importlib.import_module(module).command)
-    for name, module in GROUPS.items():
-        app.add_typer(importlib.import_module(module).app, name=name)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A file name need not be Unicode, nor the terminal able to show all of it.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
+        for name, module in COMMANDS.items():
+            app.command(name)(importlib.import_module(module).command)
+        for name, module in GROUPS.items():
+            app.add_typer(importlib.import_module(module).app, name=name)
         app()
     except KeyboardInterrupt:
         fail("interrupted", INTERRUPTED)
@@ -74,5 +78,5 @@ def main() -> None:
 
 def fail(message: str, code: int = 2) -> None:
     """Print `message` as one line on stderr and exit."""
-    print(f"error: {message}", file=sys.stderr)
+    print("error:", " ".join(message.splitlines()), file=sys.stderr)
     sys.exit(code)

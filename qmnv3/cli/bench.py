@@ -30,7 +30,7 @@ def command(
     kernel: Annotated[
         list[KernelName] | None, typer.Option(help="LiteRT kernels (default: xnnpack and builtin).")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the random input image.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random input image.")] = 0,
     json: Annotated[Path | None, typer.Option(help="Write all samples here.")] = None,
 ) -> None:
     """p50, p90 and fastest run in LiteRT and ONNX Runtime, batch 1; partitions and operations."""

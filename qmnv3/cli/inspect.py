@@ -24,22 +24,32 @@ def command(
     """Show a RUN's tensors."""
     from rich.console import Console
 
+    from qmnv3.errors import GraphError
     from qmnv3.files import write_json
     from qmnv3.runs import CALIBRATION, PROVENANCE, load_report
 
     report, provenance = load_report(run, CALIBRATION), load_report(run, PROVENANCE)
-    rows = _sorted(report["layers"], sort)
+    try:
+        rows = _sorted(report["layers"], sort)
+        table = _table(rows, f"{run}: {provenance['model']}, {report['images']} images")
+        notes = _notes(report, provenance)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise GraphError(f"{run}: its report is damaged ({error!r}); run `qmnv3 ptq` again") from error
     console = Console(width=None if Console().is_terminal else 140)
-    console.print(_table(rows, f"{run}: {provenance['model']}, {report['images']} images"))
-    for floored in report["floored_scales"]:
-        console.print(
-            f"floored scale: {floored['site']} was seen in [{floored['observed_low']:.3g}, "
-            f"{floored['observed_high']:.3g}]; its scale was raised to {floored['scale']:.3g}"
-        )
-    for line in provenance["warnings"]:
-        console.print(f"warning: {line}")
+    console.print(table)
+    for line in notes:
+        console.print(line)
     if json_file:
         write_json(json_file, {"run": provenance, **report, "layers": rows})
+
+
+def _notes(report: dict[str, Any], provenance: dict[str, Any]) -> list[str]:
+    floored = [
+        f"floored scale: {row['site']} was seen in [{row['observed_low']:.3g}, "
+        f"{row['observed_high']:.3g}]; its scale was raised to {row['scale']:.3g}"
+        for row in report["floored_scales"]
+    ]
+    return [*floored, *(f"warning: {line}" for line in provenance["warnings"])]
 
 
 def _sorted(rows: list[dict[str, Any]], key: str) -> list[dict[str, Any]]:

@@ -27,7 +27,9 @@ def command(
     ] = None,
     recipe: Annotated[str, typer.Option(help="Name of a shipped recipe or a YAML file.")] = "ptq",
     images: Annotated[int | None, typer.Option(min=1, help="Images to use; default from the recipe.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Draws the images; default from the recipe.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Draws the images; default from the recipe.")
+    ] = None,
     skip_bad: Annotated[bool, typer.Option(help="Leave out and count images that cannot be read.")] = False,
     drop_background: Annotated[bool, typer.Option(help="Drop class 0 of a 1001-class checkpoint.")] = False,
 ) -> None:

@@ -32,7 +32,9 @@ def command(
     ),
     epochs: Annotated[int, typer.Option(min=1, help="Training epochs.")] = 10,
     width: Annotated[float, typer.Option(help="Width multiplier of the network.")] = 0.5,
-    seed: Annotated[int, typer.Option(help="Seed of initialisation, order and calibration images.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Seed of initialisation, order and calibration images.")
+    ] = 0,
 ) -> None:
     """Train, quantize, export, evaluate and time a small model on digits."""
     from calibration.config import PtqConfig
@@ -52,8 +54,7 @@ def command(
     with progress("calibrating", config.images) as advance:
         run_ptq(PtqJob("small", weights, digits / "train", run, config), advance)
     models = out / "models"
-    for _ in export_run(run, models, ("float32", "int8")):
-        pass
+    export_run(run, models, ("float32", "int8"))
     paths = [models / name for name in FILES]
     typer.echo("4/5 evaluating in LiteRT and ONNX Runtime")
     evaluations = _evaluate(paths, digits / "val")

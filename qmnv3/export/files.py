@@ -1,12 +1,13 @@
 """From a RUN folder to files: lowering for the target, then the writer of each format."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from qmnv3.errors import ExportError
 from qmnv3.export.onnx_qdq import write_onnx
 from qmnv3.export.tflite import write_tflite
+from qmnv3.files import atomic_files
 from qmnv3.ir import QuantGraph
 from qmnv3.lowering import InterfaceType, Target, lower
 from qmnv3.runs import load_run_graph
@@ -22,25 +23,29 @@ def export_run(
     target: Target | None = None,
     interface: InterfaceType = "int8",
     labels: Path | None = None,
-) -> Iterator[Path]:
-    """Write `out`/model_{int8,float32}.{tflite,onnx} and yield each path; same input, same bytes.
+) -> list[Path]:
+    """Write `out`/model_{int8,float32}.{tflite,onnx} and return their paths; same input, same bytes.
 
     `formats` is comma-separated. `target` applies to TFLite (default "xnnpack"); ONNX is always written for
-    "ort". Raises ExportError for an unknown format or a target that does not go with the formats.
+    "ort". Either all files are written or, on any error, none. Raises ExportError for an unknown format or a
+    target that does not go with the formats.
     """
     chosen = _formats(formats, target)
     names = _labels(labels) if labels else None
-    for precision in precisions:
-        graph = load_run_graph(run, precision)
-        if names is not None:
-            graph = _with_labels(graph, names)
-        for kind in chosen:
-            path = out / f"model_{precision}.{kind}"
-            if kind == "tflite":
-                write_tflite(lower(graph, target or "xnnpack", interface), path)
-            else:
-                write_onnx(lower(graph, "ort", "float32"), path)
-            yield path
+    written = []
+    with atomic_files(out) as temporary:
+        for precision in precisions:
+            graph = load_run_graph(run, precision)
+            if names is not None:
+                graph = _with_labels(graph, names)
+            for kind in chosen:
+                name = f"model_{precision}.{kind}"
+                if kind == "tflite":
+                    write_tflite(lower(graph, target or "xnnpack", interface), temporary / name)
+                else:
+                    write_onnx(lower(graph, "ort", "float32"), temporary / name)
+                written.append(out / name)
+    return written
 
 
 def _formats(formats: str, target: Target | None) -> list[str]:

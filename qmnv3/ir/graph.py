@@ -1,13 +1,13 @@
 """QuantGraph: tensors and operations that check themselves on construction."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from qmnv3.errors import GraphError
-from qmnv3.ir.ops import Op
+from qmnv3.ir.ops import Activation, Op
 from qmnv3.ir.qparams import QParams
 from qmnv3.ir.shapes import output_shape
 from qmnv3.preprocessing import Preprocessing
@@ -77,6 +77,8 @@ class QuantGraph:
         for op in self.ops:
             self._check_op(op, known)
             known.add(op.output)
+        if not self.inputs or not self.outputs:
+            raise GraphError(f"{self.metadata.name}: {len(self.inputs)} inputs, {len(self.outputs)} outputs")
         for name in (*self.inputs, *self.outputs):
             if name not in known or name not in self.tensors:
                 raise GraphError(f"graph input or output {name!r} is never produced")
@@ -87,6 +89,9 @@ class QuantGraph:
                 raise GraphError(f"{op.name}: input {name!r} does not exist before it is used")
         if op.output in known or op.output not in self.tensors:
             raise GraphError(f"{op.name}: output {op.output!r} is undeclared or has two producers")
+        activation = getattr(op, "activation", "none")
+        if activation not in get_args(Activation):
+            raise GraphError(f"{op.name}: activation {activation!r} is not one of {get_args(Activation)}")
         expected = output_shape(op, [self.tensors[name].shape for name in op.inputs])
         if self.tensors[op.output].shape != expected:
             raise GraphError(f"{op.name}: output shape {self.tensors[op.output].shape}, computed {expected}")

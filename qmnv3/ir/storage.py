@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from qmnv3.errors import GraphError
 from qmnv3.files import atomic_file, write_json
@@ -16,6 +16,7 @@ from qmnv3.ir.qparams import QParams
 from qmnv3.preprocessing import Preprocessing
 
 FORMAT_VERSION = 1
+_DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, SafetensorError)
 
 
 def save_graph(graph: QuantGraph, path: Path) -> None:
@@ -34,7 +35,8 @@ def save_graph(graph: QuantGraph, path: Path) -> None:
         "ops": [{"kind": type(op).__name__, **asdict(op)} for op in graph.ops],
     }
     with atomic_file(path.with_suffix(".safetensors")) as temporary:
-        save_file(constants, temporary)
+        # Not save_file: on a full disk it raises no OSError, and it leaves a temporary of its own.
+        temporary.write_bytes(save(constants))
     write_json(path.with_suffix(".json"), structure)
 
 
@@ -44,9 +46,7 @@ def load_graph(path: Path) -> QuantGraph:
         value = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         constants = load_file(path.with_suffix(".safetensors"))
         if value["format_version"] != FORMAT_VERSION:
-            raise GraphError(
-                f"{path}.json: format_version {value['format_version']}, this qmnv3 reads {FORMAT_VERSION}"
-            )
+            raise GraphError(f"format_version {value['format_version']}, this qmnv3 reads {FORMAT_VERSION}")
         tensors = [
             Tensor(
                 t["name"],
@@ -63,9 +63,9 @@ def load_graph(path: Path) -> QuantGraph:
             tuple(_op_from_json(op) for op in value["ops"]),
             tuple(value["inputs"]),
             tuple(value["outputs"]),
-            Metadata(meta["name"], Preprocessing.from_json(meta["preprocessing"]), tuple(meta["labels"])),
+            Metadata(str(meta["name"]), Preprocessing.from_json(meta["preprocessing"]), (*meta["labels"],)),
         )
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (*_DAMAGE, GraphError) as error:
         raise GraphError(f"{path}: not a readable QuantGraph ({error}); run `qmnv3 ptq` again") from error
 
 

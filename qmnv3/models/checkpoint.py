@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from qmnv3.errors import WeightsError
@@ -64,8 +64,10 @@ def save_checkpoint(path: Path, model: MobileNet, preprocessing: Preprocessing) 
         "interpolation": preprocessing.interpolation,
     }
     state = {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
+    content = save(state, metadata)
+    # Not save_file: on a full disk it raises no OSError, and it leaves a temporary of its own.
     with atomic_file(path) as temporary:
-        save_file(state, temporary, metadata)
+        temporary.write_bytes(content)
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -90,8 +92,10 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
             f"{path}: refused, unpickling it would run {found[1] if found else 'more than tensors need'}; "
             "save the state dict alone, best as safetensors"
         ) from error
-    # torch raises many types for a damaged archive; a full disk or missing permission stays an OSError.
-    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except OSError:
+        raise
+    # torch raises nearly anything on a damaged archive (RuntimeError, struct.error, IndexError, ...).
+    except Exception as error:
         raise WeightsError(f"{path}: not a readable torch checkpoint; fetch it again") from error
     return _state_dict(path, loaded)
 

@@ -133,6 +133,9 @@ class _Builder:
 
     def finish(self, output: str, metadata: Metadata) -> QuantGraph:
         source = self.tensors[output]
+        if source.shape[1:3] != (1, 1):
+            height, width = source.shape[1:3]
+            raise PrepareError(f"{output}: model returns a {height}x{width} map; return [batch, classes]")
         self._add_activation(OUTPUT_NAME, (1, source.shape[3]), source.qparams)
         self.ops.append(Flatten(OUTPUT_NAME, (output,), OUTPUT_NAME))
         return QuantGraph(

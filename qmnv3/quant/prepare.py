@@ -86,6 +86,8 @@ def _insert_fake_quant(module: fx.GraphModule, node: fx.Node, fake_quant: FakeQu
 def _quantize_weight(module: fx.GraphModule, node: fx.Node, axis: int | None, hard_sigmoid: bool) -> None:
     path = str(node.target)
     layer, given = module.get_submodule(path), node.args[0]
+    if isinstance(layer, QuantWeight):
+        raise PrepareError(f"{path}: is called twice, but its bias has one scale; make it two layers")
     assert isinstance(layer, nn.Conv2d | nn.Linear) and isinstance(given, fx.Node)
     source = source_fake_quant(given, dict(module.named_modules()))
     module.delete_submodule(path)
@@ -120,8 +122,6 @@ def _check_interface(module: fx.GraphModule, kinds: dict[fx.Node, Kind]) -> None
     returned = next(node for node, kind in kinds.items() if kind == "output").args[0]
     if not isinstance(returned, fx.Node):
         raise PrepareError(f"model returns {type(returned).__name__}; return one tensor of logits")
-    if len(shape(returned)) != 2 and shape(returned)[2:] != (1, 1):
-        raise PrepareError(f"model returns a tensor {list(shape(returned))}; return logits [batch, classes]")
 
 
 def _check_node(

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+
 from qmnv3.errors import PrepareError
 
 
@@ -20,7 +21,7 @@ class _ShapeRecorder(fx.Interpreter):
         try:
             value = super().run_node(n)
         except Exception as error:
-            raise PrepareError(f"{n.target}: cannot run ({_first_line(error)})") from error
+            raise RuntimeError(f"{n.target}: {_first_line(error)}") from error
         if isinstance(value, torch.Tensor):
             n.meta["shape"] = tuple(value.shape)
         return value
@@ -48,8 +49,13 @@ def trace(model: nn.Module, resolution: int) -> fx.GraphModule:
     _remove_pass_through(module)
     recorder = _ShapeRecorder(module)
     recorder.extra_traceback = False
-    with torch.no_grad():
-        recorder.run(torch.zeros(1, 3, resolution, resolution))
+    try:
+        with torch.no_grad():
+            recorder.run(torch.zeros(1, 3, resolution, resolution))
+    except RuntimeError as error:
+        raise PrepareError(
+            f"{type(model).__name__}: cannot run a 3x{resolution}x{resolution} image ({error})"
+        ) from error
     return module
 
 

@@ -1,0 +1,5 @@
+"""`python -m qmnv3` is the `qmnv3` command."""
+
+from qmnv3.cli import main
+
+main()
