@@ -1,0 +1,80 @@
+"""Dead tensors: scales are floored so that XNNPACK and ONNX Runtime still take the whole network."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from calibration.config import PtqConfig
+from calibration.ptq import calibrate
+from device_eval.partitions import delegate_partitions
+from qmnv3.errors import CalibrationError
+from qmnv3.export.tflite import write_tflite
+from qmnv3.ir import Metadata
+from qmnv3.lowering import lower
+from qmnv3.preprocessing import Preprocessing
+from qmnv3.quant.convert import convert
+
+SPEC = Preprocessing(16, 16)
+
+
+class Dead(nn.Module):
+    """One tensor that is 0, or nearly, on every image."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.branch = nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 8, 1)
+        self.reduce, self.expand = nn.Conv2d(8, 4, 1), nn.Conv2d(4, 8, 1)
+        self.relu, self.hard_swish, self.gate = nn.ReLU(), nn.Hardswish(), nn.Hardsigmoid()
+        self.pool, self.head = nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 5, 1)
+        dead = {"se relu": self.reduce, "h-swish input": self.branch, "summand": self.branch}[where]
+        if where == "se relu":
+            dead.bias.data.fill_(-100.0)
+        else:
+            dead.weight.data.mul_(1e-9)
+            dead.bias.data.zero_()
+        self.where = where
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.relu(self.stem(x))
+        branch = self.branch(x)
+        if self.where == "h-swish input":
+            branch = self.hard_swish(branch)
+        x = x + branch
+        x = x * self.gate(self.expand(self.relu(self.reduce(self.pool(x)))))
+        return self.head(self.pool(x)).flatten(1)
+
+
+@pytest.mark.parametrize("where", ["se relu", "h-swish input", "summand"])
+def test_the_network_stays_one_partition_and_the_floor_is_reported(where: str, tmp_path: Path) -> None:
+    images = np.random.default_rng(0).uniform(-1, 1, (8, 16, 16, 3)).astype(np.float32)
+    result = calibrate(Dead(where).eval(), SPEC, [images], PtqConfig())
+    expected = {"se relu": "reduce", "h-swish input": "branch", "summand": "branch"}[where]
+    assert expected in [floored.site for floored in result.floored]
+    graph = convert(result.model, Metadata())
+    write_tflite(lower(graph, "xnnpack"), tmp_path / "model.tflite")
+    partitions = delegate_partitions(tmp_path / "model.tflite")
+    assert (partitions.count, partitions.undelegated, partitions.refused) == (1, (), None)
+
+
+def test_a_healthy_network_has_no_floored_scale() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    images = np.random.default_rng(0).uniform(-1, 1, (8, 16, 16, 3)).astype(np.float32)
+    assert calibrate(model, SPEC, [images], PtqConfig()).floored == ()
+
+
+def test_nan_in_activations_names_the_layer() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1)).eval()
+    model[0].weight.data.fill_(3e38)
+    images = np.ones((2, 16, 16, 3), np.float32)
+    with pytest.raises(CalibrationError, match=r"^0: NaN or infinity"):
+        calibrate(model, SPEC, [images], PtqConfig())
+
+
+def test_no_images_is_an_error() -> None:
+    with pytest.raises(CalibrationError, match="no images"):
+        calibrate(nn.Sequential(nn.Conv2d(3, 8, 3)).eval(), SPEC, [], PtqConfig())
