@@ -28,15 +28,15 @@ def command(
     recipe: Annotated[str, typer.Option(help="Name of a shipped recipe or a YAML file.")] = "ptq",
     images: Annotated[int | None, typer.Option(min=1, help="Images to use; default from the recipe.")] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="Draws the images; default from the recipe.")
+        int | None, typer.Option(min=0, max=2**63 - 1, help="Draws the images; default from the recipe.")
     ] = None,
     skip_bad: Annotated[bool, typer.Option(help="Leave out and count images that cannot be read.")] = False,
     drop_background: Annotated[bool, typer.Option(help="Drop class 0 of a 1001-class checkpoint.")] = False,
 ) -> None:
     """Quantize a float model to int8 on a folder of images, without training."""
     from calibration.config import PtqConfig
-    from calibration.job import PtqJob, run_ptq
     from qmnv3.cli.progress import progress
+    from qmnv3.cli.ptq_job import PtqJob, run_ptq
     from recipes import load_recipe
 
     config = load_recipe(recipe, PtqConfig, images=images, seed=seed)

@@ -33,13 +33,13 @@ def command(
     epochs: Annotated[int, typer.Option(min=1, help="Training epochs.")] = 10,
     width: Annotated[float, typer.Option(help="Width multiplier of the network.")] = 0.5,
     seed: Annotated[
-        int, typer.Option(min=0, help="Seed of initialisation, order and calibration images.")
+        int, typer.Option(min=0, max=2**63 - 1, help="Seed of initialisation, order and calibration images.")
     ] = 0,
 ) -> None:
     """Train, quantize, export, evaluate and time a small model on digits."""
     from calibration.config import PtqConfig
-    from calibration.job import PtqJob, run_ptq
     from qmnv3.cli.progress import progress
+    from qmnv3.cli.ptq_job import PtqJob, run_ptq
     from qmnv3.data.digits import write_digits
     from qmnv3.export.files import export_run
     from recipes import load_recipe
