@@ -98,7 +98,8 @@ def _print_operations(structure: "Structure") -> None:
     if partitions is not None and partitions.undelegated and partitions.refused is None:
         outside = Counter(name for _, name in partitions.undelegated)
         typer.echo(f"  outside XNNPACK: {_counts(dict(outside.most_common()))}")
-    if structure.float_ops is not None:
+    quantized = any("Linear" in operation for operation in structure.op_counts)
+    if structure.float_ops is not None and quantized:
         typer.echo(f"  still float after ONNX Runtime's optimizer: {_counts(structure.float_ops) or 'none'}")
 
 

@@ -14,6 +14,8 @@ Quantize a float model to int8 on a folder of images, without training.
 
     qmnv3 ptq --model v2 --weights v2.safetensors --calib photos/ --out runs/v2 --recipe ptq_minmax
 
+    qmnv3 ptq --model large --width 0.75 --resolution 192 --calib photos/ --out runs/latency
+
     qmnv3 ptq --model my_package.nets:build --calib photos/ --out runs/mine
 """
 
@@ -32,6 +34,12 @@ def command(
     ] = None,
     skip_bad: Annotated[bool, typer.Option(help="Leave out and count images that cannot be read.")] = False,
     drop_background: Annotated[bool, typer.Option(help="Drop class 0 of a 1001-class checkpoint.")] = False,
+    width: Annotated[
+        float | None, typer.Option(help="Width multiplier; default the checkpoint's, or 1.0.")
+    ] = None,
+    resolution: Annotated[
+        int | None, typer.Option(min=32, help="Input side in pixels; default the checkpoint's, or 224.")
+    ] = None,
 ) -> None:
     """Quantize a float model to int8 on a folder of images, without training."""
     from calibration.config import PtqConfig
@@ -40,7 +48,7 @@ def command(
     from recipes import load_recipe
 
     config = load_recipe(recipe, PtqConfig, images=images, seed=seed)
-    job = PtqJob(model, weights, calib, out, config, skip_bad, drop_background)
+    job = PtqJob(model, weights, calib, out, config, skip_bad, drop_background, width, resolution)
     if weights is None:
         typer.echo("warning: no --weights: weights are random; good for latency, not for accuracy", err=True)
     with progress("calibrating", config.images) as advance:

@@ -11,14 +11,18 @@ from calibration.ptq import Calibration, Images, calibrate
 from qmnv3.data.folder import find_images, sample
 from qmnv3.data.loader import BatchIterator, load_batches
 from qmnv3.ir import Metadata
-from qmnv3.models.weights import load_model
+from qmnv3.models.config import ModelOptions
+from qmnv3.models.weights import LoadedModel, load_model
 from qmnv3.quant.convert import convert
 from qmnv3.runs import check_out, save_run
 
 
 @dataclass(frozen=True)
 class PtqJob:
-    """What to quantize, on what, and where to put it. `model` is a name or "package.module:function"."""
+    """What to quantize, on what, and where to put it. `model` is a name or "package.module:function".
+
+    `width` and `resolution` default to the checkpoint's, or 1.0 and 224.
+    """
 
     model: str
     weights: Path | None
@@ -27,6 +31,8 @@ class PtqJob:
     config: PtqConfig
     skip_bad: bool = False
     drop_background: bool = False
+    width: float | None = None
+    resolution: int | None = None
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,7 @@ def run_ptq(job: PtqJob, advance: Callable[[int], None] = lambda count: None) ->
     check_out(job.out)
     folder = find_images(job.images, classes=False)
     chosen = sample(folder, job.config.images, job.config.seed)
-    loaded = load_model(job.model, job.weights, drop_background=job.drop_background, seed=job.config.seed)
+    loaded = _load(job)
     batches = load_batches(
         folder, loaded.preprocessing, job.config.batch_size, indices=chosen, skip_bad=job.skip_bad
     )
@@ -82,6 +88,18 @@ def run_ptq(job: PtqJob, advance: Callable[[int], None] = lambda count: None) ->
     }
     save_run(job.out, int8, float32, result.to_json(), provenance)
     return PtqResult(job.out, result, time.perf_counter() - started, tuple(warnings))
+
+
+def _load(job: PtqJob) -> LoadedModel:
+    options: ModelOptions = {} if job.width is None else {"width": job.width}
+    return load_model(
+        job.model,
+        job.weights,
+        drop_background=job.drop_background,
+        resolution=job.resolution,
+        seed=job.config.seed,
+        **options,
+    )
 
 
 def _images(batches: BatchIterator) -> Iterator[Images]:
