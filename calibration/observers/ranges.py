@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import entropy
+from scipy.special import rel_entr
 
 from calibration.observers.histogram import Histogram
 
@@ -93,7 +93,7 @@ def _kl_of_clipping(values: Array, counts: Array, low: float, high: float) -> fl
         return float("inf")
     p, q = reference[inside] / reference.sum(), model / model.sum()
     # Clipped mass may sit on a bin the model leaves empty; smoothing keeps the divergence finite.
-    return float(entropy(p, (1 - _SMOOTHING) * q + _SMOOTHING / q.size))
+    return float(rel_entr(p, (1 - _SMOOTHING) * q + _SMOOTHING / q.size).sum())
 
 
 def _quantize(values: Array, low: Array, high: Array) -> Array:
