@@ -80,6 +80,8 @@ def load_interpreter(path: Path, kernel: Kernel, threads: int) -> Interpreter:
     try:
         with captured_stderr():
             interpreter.allocate_tensors()
+            # A damaged file may name a tensor in no UTF-8, which only shows here.
+            operations_of(interpreter)
     except (ValueError, RuntimeError) as error:
         advice = (
             "use --kernel builtin, or export it for xnnpack" if kernel == "xnnpack" else "export it again"

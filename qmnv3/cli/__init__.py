@@ -4,6 +4,7 @@ import importlib
 import io
 import os
 import sys
+from functools import cache
 
 import typer
 
@@ -56,10 +57,7 @@ def main() -> None:
         # A file name need not be Unicode, nor the terminal able to show all of it.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        for name, module in COMMANDS.items():
-            app.command(name)(importlib.import_module(module).command)
-        for name, module in GROUPS.items():
-            app.add_typer(importlib.import_module(module).app, name=name)
+        _register()
         app()
     except KeyboardInterrupt:
         fail("interrupted", INTERRUPTED)
@@ -74,6 +72,14 @@ def main() -> None:
         if error.errno is None:
             raise
         fail(f"{error.filename or 'output'}: {os.strerror(error.errno)}")
+
+
+@cache
+def _register() -> None:
+    for name, module in COMMANDS.items():
+        app.command(name)(importlib.import_module(module).command)
+    for name, module in GROUPS.items():
+        app.add_typer(importlib.import_module(module).app, name=name)
 
 
 def fail(message: str, code: int = 2) -> None:

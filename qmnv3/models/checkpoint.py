@@ -85,9 +85,9 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
             warnings.simplefilter("ignore", UserWarning)
             loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "nsupported" not in str(error):
-            raise WeightsError(f"{path}: not a readable torch checkpoint; fetch it again") from error
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if "nsupported" not in str(error) or not (found or _may_be_pickle(path)):
+            raise WeightsError(f"{path}: not a readable torch checkpoint; fetch it again") from error
         raise WeightsError(
             f"{path}: refused, unpickling it would run {found[1] if found else 'more than tensors need'}; "
             "save the state dict alone, best as safetensors"
@@ -98,6 +98,12 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
     except Exception as error:
         raise WeightsError(f"{path}: not a readable torch checkpoint; fetch it again") from error
     return _state_dict(path, loaded)
+
+
+def _may_be_pickle(path: Path) -> bool:
+    """Whether `path` starts as a binary pickle or a zip archive of torch does."""
+    with path.open("rb") as file:
+        return file.read(2).startswith((b"\x80", b"PK"))
 
 
 def _state_dict(path: Path, loaded: Any) -> dict[str, Tensor]:

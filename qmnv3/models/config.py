@@ -127,7 +127,7 @@ def architecture_name(name: str) -> ArchitectureName:
             return known
     if name in _ALIASES:
         return _ALIASES[name]
-    near = difflib.get_close_matches(name, [*ARCHITECTURES, *_ALIASES], n=1)
+    near = difflib.get_close_matches(name.lower(), [*ARCHITECTURES, *_ALIASES], n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise ModelError(
         f"unknown model {name!r}: use {', '.join(ARCHITECTURES)} or package.module:function{hint}"

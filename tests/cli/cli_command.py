@@ -1,0 +1,74 @@
+"""Running the real command, in this process or its own, and what every refusal must look like."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from qmnv3.cli import main
+
+HERE = Path(__file__).parent
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (HERE.parent.parent, HERE.parent, HERE)))}
+
+
+@dataclass(frozen=True)
+class Finished:
+    code: int
+    stdout: str
+    stderr: str
+
+
+def run_main(*arguments: object) -> int:
+    """Exit code of the command run in this process: starting Python and torch anew takes seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["qmnv3", *map(str, arguments)])
+        try:
+            main()
+        except SystemExit as exit_:
+            return int(exit_.code or 0)
+    return 0
+
+
+def spawn(*arguments: object, **options: object) -> Finished:
+    """The command in a process of its own."""
+    command = [sys.executable, "-m", "qmnv3", *map(str, arguments)]
+    done = subprocess.run(
+        command,
+        **{
+            "capture_output": True,
+            "text": True,
+            "env": ENVIRONMENT,
+            "timeout": 60,
+            "check": False,
+            **options,
+        },
+    )
+    return Finished(done.returncode, done.stdout, done.stderr)
+
+
+def assert_refused(done: Finished, *texts: str) -> None:
+    """Exit code 2 and one line "error: ..." with every text; before it only warnings."""
+    assert done.code == 2, done
+    *before, last = done.stderr.splitlines()
+    assert last.startswith("error: "), done.stderr
+    assert all(line.startswith("warning: ") for line in before), done.stderr
+    for text in texts:
+        assert text in last, f"{text!r} is not in {last!r}"
+
+
+@contextmanager
+def untouched(*folders: Path) -> Iterator[None]:
+    """Fail when the block leaves anything new, changed or missing under `folders`."""
+    before = _content(folders)
+    yield
+    assert _content(folders) == before
+
+
+def _content(folders: tuple[Path, ...]) -> dict[Path, bytes | None]:
+    paths = [path for folder in folders for path in (folder, *folder.rglob("*"))]
+    return {path: path.read_bytes() if path.is_file() else None for path in paths}

@@ -1,0 +1,63 @@
+"""A small RUN, its exported files and a folder of photos for it, made once by the real command."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import user_nets
+from cli_command import Finished, run_main
+from PIL import Image
+from safetensors.torch import save_file
+
+Cli = Callable[..., Finished]
+
+
+@pytest.fixture
+def cli(capfd: pytest.CaptureFixture[str]) -> Cli:
+    """Run the command in this process; what C++ libraries print is captured too."""
+
+    def run(*arguments: object) -> Finished:
+        capfd.readouterr()
+        code = run_main(*arguments)
+        return Finished(code, *capfd.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three noisy images in each of two class folders."""
+    root = tmp_path_factory.mktemp("photos") / "set"
+    generator = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (root / name).mkdir(parents=True)
+        for index in range(3):
+            pixels = generator.integers(0, 256, (40, 48, 3), np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{index}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of user_nets:tiny whose metadata asks for small images."""
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_file(user_nets.tiny().state_dict(), path, {"resolution": "32"})
+    return path
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory, photos: Path, weights: Path) -> Path:
+    """A RUN of a two-class network; copy it before changing it."""
+    path = tmp_path_factory.mktemp("run") / "RUN"
+    given = ("--model", "user_nets:tiny", "--weights", weights, "--calib", photos)
+    assert run_main("ptq", *given, "--out", path, "--images", 2) == 0
+    return path
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory, run: Path) -> Path:
+    """Folder with `model_int8.tflite` and `model_int8.onnx` of `run`."""
+    path = tmp_path_factory.mktemp("exported")
+    assert run_main("export", "--int8", "--checkpoint", run, "--out", path) == 0
+    return path
