@@ -55,7 +55,8 @@ def find_images(root: Path, *, classes: bool) -> ImageFolder:
         found = [path for path, kept in zip(found, inside, strict=True) if kept]
         tops = [top for top, kept in zip(tops, inside, strict=True) if kept]
     if not found:
-        raise DataError(f"{root}: no images ({', '.join(sorted(IMAGE_SUFFIXES))}) in it; {LAYOUT}")
+        hint = LAYOUT if classes else "give a folder of images"
+        raise DataError(f"{root}: no images ({', '.join(sorted(IMAGE_SUFFIXES))}) in it; {hint}")
     if not classes and not all(inside):
         return ImageFolder(root, tuple(found), (), ())
     position = {name: index for index, name in enumerate(names)}

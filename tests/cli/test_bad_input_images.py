@@ -6,7 +6,7 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
-from cli_command import assert_refused, untouched
+from cli_command import assert_refused, spawn, untouched
 from conftest import Cli
 from PIL import Image
 
@@ -189,3 +189,10 @@ def test_name_that_is_not_unicode(cli: Cli, tmp_path: Path, photos: Path) -> Non
     done = ptq(cli, folder, tmp_path / f"RUN{name}", "--skip-bad")
     assert done.code == 0 and "1 images could not be read" in done.stderr, done.stderr
     assert_refused(ptq(cli, folder, tmp_path / "RUN"), "corrupt image")
+    shown = spawn("inspect", tmp_path / f"RUN{name}")
+    assert shown.code == 0 and shown.stderr == ""
+    assert_refused(spawn("inspect", tmp_path / f"gone{name}"), "gonecaf", "not a RUN folder")
+
+
+def test_name_of_two_lines(cli: Cli, tmp_path: Path) -> None:
+    assert_refused(ptq(cli, tmp_path / "two\nlines", tmp_path / "RUN"), "two lines: no such folder")
