@@ -22,11 +22,11 @@ app = typer.Typer(
 
 # One module per command; each defines `command`, registered under the name given here.
 COMMANDS: dict[str, str] = {
+    "quickstart": "qmnv3.cli.quickstart",
     "info": "qmnv3.cli.info",
     "ptq": "qmnv3.cli.ptq",
     "inspect": "qmnv3.cli.inspect",
     "export": "qmnv3.cli.export",
-    "quickstart": "qmnv3.cli.quickstart",
     "eval": "qmnv3.cli.eval",
     "bench": "qmnv3.cli.bench",
 }

@@ -32,8 +32,12 @@ def command(
     seed: Annotated[
         int | None, typer.Option(min=0, max=2**63 - 1, help="Draws the images; default from the recipe.")
     ] = None,
-    skip_bad: Annotated[bool, typer.Option(help="Leave out and count images that cannot be read.")] = False,
-    drop_background: Annotated[bool, typer.Option(help="Drop class 0 of a 1001-class checkpoint.")] = False,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out and count images that cannot be read.")
+    ] = False,
+    drop_background: Annotated[
+        bool, typer.Option("--drop-background", help="Drop class 0 of a 1001-class checkpoint.")
+    ] = False,
     width: Annotated[
         float | None, typer.Option(help="Width multiplier; default the checkpoint's, or 1.0.")
     ] = None,
