@@ -2,11 +2,12 @@
 
 import json
 from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load, save
 
 from qmnv3.errors import GraphError
 from qmnv3.files import atomic_file, write_json
@@ -22,8 +23,11 @@ _DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, Arithmet
 def save_graph(graph: QuantGraph, path: Path) -> None:
     """Write `graph` to `path` + .json and .safetensors; both are replaced atomically."""
     constants = {t.name: t.data for t in graph.tensors.values() if t.data is not None}
+    # Not save_file: on a full disk it raises no OSError, and it leaves a temporary of its own.
+    encoded = save(constants)
     structure = {
         "format_version": FORMAT_VERSION,
+        "constants_sha256": sha256(encoded).hexdigest(),
         "metadata": {
             "name": graph.metadata.name,
             "preprocessing": graph.metadata.preprocessing.to_json(),
@@ -35,8 +39,7 @@ def save_graph(graph: QuantGraph, path: Path) -> None:
         "ops": [{"kind": type(op).__name__, **asdict(op)} for op in graph.ops],
     }
     with atomic_file(path.with_suffix(".safetensors")) as temporary:
-        # Not save_file: on a full disk it raises no OSError, and it leaves a temporary of its own.
-        temporary.write_bytes(save(constants))
+        temporary.write_bytes(encoded)
     write_json(path.with_suffix(".json"), structure)
 
 
@@ -44,9 +47,12 @@ def load_graph(path: Path) -> QuantGraph:
     """Read what `save_graph` wrote at `path`; GraphError when a file is missing or damaged."""
     try:
         value = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        constants = load_file(path.with_suffix(".safetensors"))
+        encoded = path.with_suffix(".safetensors").read_bytes()
         if value["format_version"] != FORMAT_VERSION:
             raise GraphError(f"format_version {value['format_version']}, this qmnv3 reads {FORMAT_VERSION}")
+        if value["constants_sha256"] != sha256(encoded).hexdigest():
+            raise GraphError("its constants are not those it was saved with")
+        constants = load(encoded)
         tensors = [
             Tensor(
                 t["name"],

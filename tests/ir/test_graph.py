@@ -75,6 +75,16 @@ def test_damaged_files_are_one_clear_error(tmp_path: Path, suffix: str, damage: 
         load_graph(tmp_path / "int8")
 
 
+def test_a_flipped_bit_in_the_constants_is_noticed(tmp_path: Path) -> None:
+    save_graph(small_graph(), tmp_path / "int8")
+    file = tmp_path / "int8.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(GraphError, match="not those it was saved with"):
+        load_graph(tmp_path / "int8")
+
+
 def test_wrong_bias_scale_is_refused() -> None:
     graph = small_graph()
     bias = graph.tensors["b"].qparams
