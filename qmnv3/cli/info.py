@@ -49,8 +49,7 @@ def command(
         return
     from dataclasses import asdict
 
-    from rich.console import Console
-
+    from qmnv3.cli.options import table_console
     from qmnv3.files import write_json
     from qmnv3.models.config import ModelOptions
     from qmnv3.models.count import count
@@ -67,7 +66,7 @@ def command(
         options["head_width"] = head_width
     cost = count(load_model(model, **options).model, resolution)
     title = f"{model}, {resolution}x{resolution}" + "".join(f", {key} {x}" for key, x in options.items())
-    Console(width=None if Console().is_terminal else 100).print(_table(cost, title))
+    table_console().print(_table(cost, title))
     typer.echo(f"parameters: {cost.params:,} ({cost.params / 1e6:.2f} M)")
     typer.echo(f"MAdds: {cost.madds:,} ({cost.madds / 1e6:.1f} M)")
     if json_file:

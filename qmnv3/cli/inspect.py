@@ -22,8 +22,7 @@ def command(
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the table as JSON.")] = None,
 ) -> None:
     """Show a RUN's tensors."""
-    from rich.console import Console
-
+    from qmnv3.cli.options import table_console
     from qmnv3.errors import GraphError
     from qmnv3.files import write_json
     from qmnv3.runs import CALIBRATION, PROVENANCE, load_report
@@ -35,7 +34,7 @@ def command(
         notes = _notes(report, provenance)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise GraphError(f"{run}: its report is damaged ({error!r}); run `qmnv3 ptq` again") from error
-    console = Console(width=None if Console().is_terminal else 140)
+    console = table_console()
     console.print(table)
     for line in notes:
         console.print(line)

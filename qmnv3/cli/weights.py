@@ -9,11 +9,23 @@ app = typer.Typer(no_args_is_help=True, help="List and fetch published float che
 
 
 @app.command("list")
-def list_weights() -> None:
-    """Show the checkpoints that can be fetched, with size, SHA-256 and licence."""
-    from rich.console import Console
+def list_weights(
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the table as JSON.")] = None,
+) -> None:
+    """Show the checkpoints that can be fetched, with size, SHA-256 and licence.
+
+    **Examples**
+
+        qmnv3 weights list
+
+        qmnv3 weights list --json releases.json
+    """
+    from dataclasses import asdict
+
     from rich.table import Table
 
+    from qmnv3.cli.options import table_console
+    from qmnv3.files import write_json
     from qmnv3.models.releases import LICENCE, RELEASES
 
     table = Table("name", "model", "size", "top-1 %", "SHA-256", "URL", caption=f"Licence: {LICENCE}")
@@ -26,7 +38,9 @@ def list_weights() -> None:
             f"{release.sha256_prefix}…",
             release.url,
         )
-    Console(width=None if Console().is_terminal else 150).print(table)
+    table_console().print(table)
+    if json_file:
+        write_json(json_file, {"licence": LICENCE, "releases": [asdict(release) for release in RELEASES]})
 
 
 @app.command("fetch")
@@ -37,7 +51,14 @@ def fetch_weights(
         typer.Option(help="Folder to keep it in; default $QMNV3_CACHE or the user's cache directory."),
     ] = None,
 ) -> None:
-    """Download a checkpoint, or go on where a download was cut off; print the path of the checked file."""
+    """Download a checkpoint, or go on where a download was cut off; print the path of the checked file.
+
+    **Examples**
+
+        qmnv3 weights fetch small-imagenet1k-v1
+
+        qmnv3 weights fetch v2-imagenet1k-v1 --cache weights/
+    """
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 

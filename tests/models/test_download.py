@@ -1,6 +1,7 @@
 """Fetching from a local HTTP server: whole, cut off, tampered with, refused."""
 
 import hashlib
+import json
 import re
 import threading
 from collections.abc import Iterator
@@ -176,3 +177,13 @@ def test_commands_list_and_fetch(
     monkeypatch.setattr(releases, "RELEASES", (_release(server),))
     fetch_weights("test", cache=tmp_path)
     assert capsys.readouterr().out == f"{tmp_path / f'net-{SHA}.pth'}\n"
+
+
+def test_list_prints_and_writes_every_release(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    list_weights(tmp_path / "releases.json")
+    listed = json.loads((tmp_path / "releases.json").read_text())["releases"]
+    assert {"large-imagenet1k-v1", "small-imagenet1k-v1", "v2-imagenet1k-v1"} <= {r["name"] for r in listed}
+    # torchvision publishes the first digits of each file's SHA-256 in its name.
+    assert all(release["sha256_prefix"] in release["url"] for release in listed)
+    printed = capsys.readouterr().out
+    assert all(release["name"] in printed for release in listed)
