@@ -1,6 +1,6 @@
 """Streaming observers: a tensor's values in, its quantization range out."""
 
-from calibration.observers.histogram import Histogram, merged
+from calibration.observers.histogram import Histogram
 from calibration.observers.observers import (
     HARD_SWISH_FLOOR,
     HistogramObserver,
@@ -23,6 +23,5 @@ __all__ = [
     "hard_swish_output_observer",
     "kl_range",
     "make_observer",
-    "merged",
     "percentile_range",
 ]

@@ -1,7 +1,6 @@
 """A streaming histogram whose bins are powers of two wide, so that refining and merging are exact."""
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -96,11 +95,3 @@ def _resolution(magnitude: float) -> int:
 
 def _bins(low: float, high: float, exponent: int) -> int:
     return math.floor(high * 2.0**-exponent) - math.floor(low * 2.0**-exponent) + 1
-
-
-def merged(parts: Sequence[Histogram]) -> Histogram:
-    """One histogram holding the counts of all `parts`."""
-    total = Histogram()
-    for part in parts:
-        total.merge(part)
-    return total

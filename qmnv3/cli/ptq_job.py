@@ -115,7 +115,9 @@ def _warnings(job: PtqJob, result: Calibration, batches: BatchIterator) -> list[
         lines.append(f"{batches.skipped.count} images could not be read and were left out: {names}")
     if result.floored:
         names = ", ".join(f.site for f in result.floored[:3])
-        lines.append(f"{len(result.floored)} tensors are (nearly) always 0 on these images: {names}")
+        lines.append(
+            f"tensors that are (nearly) always 0 on these images: {names} ({len(result.floored)} in all)"
+        )
     return lines
 
 

@@ -11,7 +11,6 @@ from calibration.observers import (
     hard_swish_input_observer,
     kl_range,
     make_observer,
-    merged,
     percentile_range,
 )
 
@@ -42,7 +41,9 @@ def test_neither_batching_nor_order_nor_merging_matters(normal: np.ndarray, batc
     whole = histogram_of(normal)
     # Growing ranges force the bins to widen on the way.
     grown = histogram_of(np.sort(np.abs(normal))[:, None] * np.sign(normal[:, None]), batches)
-    parts = merged([histogram_of(part) for part in np.array_split(normal[::-1].copy(), batches)])
+    parts = Histogram()
+    for part in np.array_split(normal[::-1].copy(), batches):
+        parts.merge(histogram_of(part))
     assert parts.exponent == whole.exponent
     np.testing.assert_array_equal(parts.counts, whole.counts)
     assert grown.counts.sum() == whole.counts.sum()
