@@ -7,13 +7,12 @@ from torch import fx
 
 from calibration.observers import HARD_SWISH_FLOOR
 from qmnv3.errors import CalibrationError
-from qmnv3.ir import QParams
 from qmnv3.quant.affine import HARD_SWISH_GATE_QPARAMS, asymmetric_qparams
 from qmnv3.quant.fake_quant import WeightFakeQuantize
 from qmnv3.quant.sites import Site, read_sites
 
-# XNNPACK takes an ADD only where input scale / output scale lies in [2^-10, 2^8); stay a factor 2 inside.
 Range = tuple[float, float]
+# XNNPACK takes an ADD only where input scale / output scale lies in [2^-10, 2^8); stay a factor 2 inside.
 ADD_RATIO_MIN, RATIO_MAX = 2.0**-9, 2.0**7
 
 
@@ -34,22 +33,23 @@ def freeze(prepared: fx.GraphModule) -> tuple[FlooredScale, ...]:
     """
     sites = read_sites(prepared)
     ranges = _observed_ranges(sites)
-    floors: dict[str, float] = {}
-    grids: dict[str, QParams] = {}
-    for site in sites:
-        if not site.fake_quant.fixed:
-            floors[site.name] = _scale_floor(site, grids)
-            site.fake_quant.qparams = asymmetric_qparams(*ranges[site.name], floor=floors[site.name])
-        assert site.fake_quant.qparams is not None
-        grids[site.name] = site.fake_quant.qparams
-    _raise_dead_summands(sites, ranges, floors)
+    required: dict[str, float] = {}
+    floors = _assign_scales(sites, ranges, required)
+    # A raised scale raises the floors of what reads it, so all are chosen anew until no ADD asks for more.
+    while more := _required_by_adds(sites, floors):
+        required |= more
+        floors = _assign_scales(sites, ranges, required)
     return tuple(
-        FlooredScale(site.name, *ranges[site.name], float(site.fake_quant.qparams.scale))
+        FlooredScale(site.name, *ranges[site.name], _scale_of(site))
         for site in sites
-        if site.name in floors
-        and site.fake_quant.qparams is not None
-        and floors[site.name] > _span(ranges[site.name]) / 255
+        if site.name in floors and floors[site.name] > _span(ranges[site.name]) / 255
     )
+
+
+def _scale_of(site: Site) -> float:
+    """Scale of a site that has its grid."""
+    assert site.fake_quant.qparams is not None
+    return float(site.fake_quant.qparams.scale)
 
 
 def detach_observers(prepared: fx.GraphModule) -> None:
@@ -80,33 +80,47 @@ def _observed_ranges(sites: Sequence[Site]) -> dict[str, Range]:
     return ranges
 
 
-def _raise_dead_summands(sites: Sequence[Site], ranges: dict[str, Range], floors: dict[str, float]) -> None:
-    """Keep every input of an ADD within the ratio to its output that XNNPACK accepts.
+def _assign_scales(
+    sites: Sequence[Site], ranges: dict[str, Range], required: dict[str, float]
+) -> dict[str, float]:
+    """Give every observed site its grid in execution order; returns the floor each scale respects."""
+    floors: dict[str, float] = {}
+    scales: dict[str, float] = {}
+    for site in sites:
+        if not site.fake_quant.fixed:
+            floors[site.name] = max(_scale_floor(site, scales), required.get(site.name, 0.0))
+            site.fake_quant.qparams = asymmetric_qparams(*ranges[site.name], floor=floors[site.name])
+        scales[site.name] = _scale_of(site)
+    return floors
+
+
+def _required_by_adds(sites: Sequence[Site], floors: dict[str, float]) -> dict[str, float]:
+    """Scales that inputs of an ADD lack for the ratio to its output that XNNPACK accepts.
 
     h-swish is such an ADD too: its gate relu6(x + 3).
     """
-    fake_quants = {site.name: site.fake_quant for site in sites}
+    scales = {site.name: _scale_of(site) for site in sites}
+    required: dict[str, float] = {}
     for site in sites:
-        if site.kind not in ("add", "hard_swish"):
-            continue
-        output = site.fake_quant.qparams if site.kind == "add" else HARD_SWISH_GATE_QPARAMS
-        assert output is not None
-        for name in floors.keys() & set(site.inputs):
-            floors[name] = max(floors[name], float(output.scale) * ADD_RATIO_MIN)
-            fake_quants[name].qparams = asymmetric_qparams(*ranges[name], floor=floors[name])
+        if site.kind in ("add", "hard_swish"):
+            output = scales[site.name] if site.kind == "add" else float(HARD_SWISH_GATE_QPARAMS.scale)
+            for name in floors.keys() & set(site.inputs):
+                if scales[name] < output * ADD_RATIO_MIN * 0.999:  # the scale itself is float32
+                    required[name] = max(required.get(name, 0.0), output * ADD_RATIO_MIN)
+    return required
 
 
 def _span(limits: Range) -> float:
     return max(limits[1], 0.0) - min(limits[0], 0.0)
 
 
-def _scale_floor(site: Site, grids: dict[str, QParams]) -> float:
+def _scale_floor(site: Site, known: dict[str, float]) -> float:
     """Smallest useful output scale: one step of the exact integer result before requantization.
 
     A finer output grid cannot show anything more, and its requantization ratio would exceed 1 (XNNPACK
     refuses 256). For ADD and MEAN the bound is the runtime's own.
     """
-    scales = [float(grids[name].scale) for name in site.inputs]
+    scales = [known[name] for name in site.inputs]
     if site.kind == "layer" and site.layer is not None:
         weight = WeightFakeQuantize(site.weight_axis).qparams(site.layer.weight)
         return scales[0] * float(weight.scale.max())

@@ -29,8 +29,9 @@ class Dead(nn.Module):
         self.stem, self.branch = nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 8, 1)
         self.reduce, self.expand = nn.Conv2d(8, 4, 1), nn.Conv2d(4, 8, 1)
         self.relu, self.hard_swish, self.gate = nn.ReLU(), nn.Hardswish(), nn.Hardsigmoid()
+        self.project = nn.Conv2d(8, 8, 1)
         self.pool, self.head = nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 5, 1)
-        dead = {"se relu": self.reduce, "h-swish input": self.branch, "summand": self.branch}[where]
+        dead = self.reduce if where == "se relu" else self.branch
         if where == "se relu":
             dead.bias.data.fill_(-100.0)
         else:
@@ -41,18 +42,20 @@ class Dead(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.relu(self.stem(x))
         branch = self.branch(x)
-        if self.where == "h-swish input":
+        if self.where.startswith("h-swish input"):
             branch = self.hard_swish(branch)
+        if self.where == "h-swish input before a layer":
+            branch = self.project(branch)
         x = x + branch
         x = x * self.gate(self.expand(self.relu(self.reduce(self.pool(x)))))
         return self.head(self.pool(x)).flatten(1)
 
 
-@pytest.mark.parametrize("where", ["se relu", "h-swish input", "summand"])
+@pytest.mark.parametrize("where", ["se relu", "h-swish input", "h-swish input before a layer", "summand"])
 def test_the_network_stays_one_partition_and_the_floor_is_reported(where: str, tmp_path: Path) -> None:
     images = np.random.default_rng(0).uniform(-1, 1, (8, 16, 16, 3)).astype(np.float32)
     result = calibrate(Dead(where).eval(), SPEC, [images], PtqConfig())
-    expected = {"se relu": "reduce", "h-swish input": "branch", "summand": "branch"}[where]
+    expected = "reduce" if where == "se relu" else "branch"
     assert expected in [floored.site for floored in result.floored]
     graph = convert(result.model, Metadata())
     write_tflite(lower(graph, "xnnpack"), tmp_path / "model.tflite")
