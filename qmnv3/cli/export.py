@@ -44,6 +44,24 @@ def command(
     precisions = [name for name, wanted in (("int8", int8), ("float32", float32)) if wanted]
     for path in export_run(checkpoint, out, precisions, format, target, input_type, labels):
         typer.echo(f"{path}  {path.stat().st_size / 2**20:.2f} MiB")
+        if path.name == "model_int8.tflite":
+            _print_int16(checkpoint, path)
 
 
 command.__doc__ = EXAMPLES
+
+
+def _print_int16(checkpoint: Path, path: Path) -> None:
+    """What int16 tensors cost: XNNPACK runs none of their operations, so each cuts the network."""
+    from qmnv3.lowering import int16_tensors
+    from qmnv3.runs import load_run_graph
+
+    names = int16_tensors(load_run_graph(checkpoint, "int8"))
+    if not names:
+        return
+    from device_eval.partitions import delegate_partitions
+
+    partitions = delegate_partitions(path)
+    without = partitions.count_without_int16
+    aside = "" if without is None else f" ({without} without)"
+    typer.echo(f"int16 tensors: {len(names)}; XNNPACK partitions: {partitions.count}{aside}")

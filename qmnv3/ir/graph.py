@@ -12,15 +12,21 @@ from qmnv3.ir.qparams import QParams
 from qmnv3.ir.shapes import output_shape
 from qmnv3.preprocessing import Preprocessing
 
-DType = Literal["float32", "int8", "uint8", "int32"]
+DType = Literal["float32", "int8", "uint8", "int16", "int32", "int64"]
 Array = npt.NDArray[Any]
+# TFLite accumulates int16 convolutions in the type of their bias, depthwise ones only in int64.
+_BIAS_TYPES: dict[tuple[str, str], tuple[DType, ...]] = {
+    ("int16", "Conv2d"): ("int32", "int64"),
+    ("int16", "DepthwiseConv2d"): ("int64",),
+}
 
 
 @dataclass(frozen=True, eq=False)
 class Tensor:
     """One named tensor: an activation (`data` None, batch written as 1) or a constant.
 
-    Integer tensors carry `qparams`, float32 ones do not. Raises GraphError when these disagree.
+    Integer tensors carry `qparams`, float32 ones do not. Activations are int8 (uint8 at the ends) or int16,
+    which is symmetric; weights are int8, biases int32 or int64. Raises GraphError when these disagree.
     """
 
     name: str
@@ -34,6 +40,8 @@ class Tensor:
             raise GraphError(
                 f"{self.name}: dtype {self.dtype} with qparams={self.qparams}; only integers have them"
             )
+        if self.dtype == "int16" and self.qparams and (self.qparams.zero_point.any() or self.qparams.axis):
+            raise GraphError(f"{self.name}: int16 has one scale and zero point 0, not {self.qparams}")
         if self.data is not None:
             if self.data.shape != self.shape or self.data.dtype != np.dtype(self.dtype):
                 raise GraphError(
@@ -102,24 +110,31 @@ class QuantGraph:
         ins, out = [self.tensors[name] for name in op.inputs], self.tensors[op.output]
         if kind == "Quantize" and out.dtype == "float32":
             raise GraphError(f"{op.name}: Quantize must produce integers")
+        if kind == "Quantize" and (ins[0].dtype, out.dtype) == ("float32", "int16"):
+            raise GraphError(f"{op.name}: Quantize of float32 makes 8 bits, for the interface; not int16")
         if kind == "Dequantize" and (out.dtype != "float32" or ins[0].dtype == "float32"):
             raise GraphError(f"{op.name}: Dequantize takes integers and produces float32")
-        if kind not in ("Quantize", "Dequantize") and len({t.dtype for t in (ins[0], out)}) > 1:
-            raise GraphError(f"{op.name}: {kind} input is {ins[0].dtype} but output is {out.dtype}")
+        if kind == "Cast" and (ins[0].dtype, out.dtype) != ("int8", "int16"):
+            raise GraphError(f"{op.name}: Cast turns int8 into int16, not {ins[0].dtype} into {out.dtype}")
+        layer = kind in ("Conv2d", "DepthwiseConv2d")
+        activations = ins[:1] if layer else ins
+        mixed = {t.dtype for t in (*activations, out)}
+        if kind not in ("Quantize", "Dequantize", "Cast") and len(mixed) > 1:
+            found = ", ".join(t.dtype for t in activations)
+            raise GraphError(f"{op.name}: {kind} input is {found} but output is {out.dtype}")
         if kind in ("Pad", "Flatten") and ins[0].qparams != out.qparams:
             raise GraphError(f"{op.name}: {kind} must share its input's scale and zero point")
-        if kind in ("Conv2d", "DepthwiseConv2d") and out.qparams is not None:
+        if layer and out.qparams is not None:
             self._check_bias_scale(op)
 
     def _check_bias_scale(self, op: Op) -> None:
         x, weight, bias = (self.tensors[name] for name in op.inputs)
-        if (
-            weight.dtype != "int8"
-            or bias.dtype != "int32"
-            or not (x.qparams and weight.qparams and bias.qparams)
-        ):
+        allowed = _BIAS_TYPES.get((x.dtype, type(op).__name__), ("int32",))
+        fitting = weight.dtype == "int8" and bias.dtype in allowed
+        if not (fitting and x.qparams and weight.qparams and bias.qparams):
             raise GraphError(
-                f"{op.name}: needs int8 weight and int32 bias, has {weight.dtype} and {bias.dtype}"
+                f"{op.name}: needs int8 weight and {' or '.join(allowed)} bias, "
+                f"has {weight.dtype} and {bias.dtype}"
             )
         wanted = x.qparams.scale * weight.qparams.scale
         if not np.array_equal(np.broadcast_to(wanted, bias.qparams.scale.shape), bias.qparams.scale):

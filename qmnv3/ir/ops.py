@@ -1,7 +1,8 @@
 """The operations of a QuantGraph: one frozen dataclass each, attributes only.
 
 Activations are NHWC, batch first. `inputs` and `output` are tensor names. `activation` saturates the result:
-"relu" to [0, inf), "relu6" to [0, 6], in integers by clamping to those reals on the output's grid.
+"relu" to [0, inf), "relu6" to [0, 6], in integers by clamping to those reals on the output's grid. All
+activations of an operation have one type, int8 or int16; only Quantize, Dequantize and Cast change it.
 """
 
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ class Padding:
 
 @dataclass(frozen=True)
 class Quantize:
-    """float32 to int8/uint8, or a change of integer grid (int8 to uint8, ...). inputs: (x,)."""
+    """float32 to int8/uint8, or a change of integer grid (int8 to uint8, int16, ...). inputs: (x,)."""
 
     name: str
     inputs: tuple[str, ...]
@@ -31,7 +32,20 @@ class Quantize:
 
 @dataclass(frozen=True)
 class Dequantize:
-    """int8/uint8 to float32. inputs: (x,)."""
+    """int8/uint8/int16 to float32. inputs: (x,)."""
+
+    name: str
+    inputs: tuple[str, ...]
+    output: str
+
+
+@dataclass(frozen=True)
+class Cast:
+    """The same stored integers in int16 instead of int8. inputs: (x,).
+
+    int16 has zero point 0, so the output's reals are the input's plus scale * zero point; the lowering that
+    makes one of these puts an Add of the constant -scale * zero point after it.
+    """
 
     name: str
     inputs: tuple[str, ...]
@@ -133,6 +147,7 @@ class HardSigmoid:
 Op = (
     Quantize
     | Dequantize
+    | Cast
     | Conv2d
     | DepthwiseConv2d
     | Add

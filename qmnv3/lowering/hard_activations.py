@@ -13,6 +13,7 @@ import numpy as np
 
 from qmnv3.errors import ExportError
 from qmnv3.ir import (
+    Activation,
     Add,
     Conv2d,
     DepthwiseConv2d,
@@ -24,16 +25,20 @@ from qmnv3.ir import (
     QuantGraph,
     Tensor,
 )
+from qmnv3.ir.graph import DType
 
 SIX = 6.0
-GATE_LEVELS = 255
+INT8, INT16 = (-128, 127), (-32768, 32767)
+# Steps from 0 to 6 (h-swish reaches 6) and from 0 to just below 1 (hard-sigmoid), by the type of the gate.
+HARD_SWISH_LEVELS = {"int8": 255, "int16": 32767}
+HARD_SIGMOID_LEVELS = {"int8": 256, "int16": 32768}
 
 
 def lower_hard_activations(graph: QuantGraph, keep: tuple[type[Op], ...] = ()) -> QuantGraph:
     """Replace every HardSwish and HardSigmoid of an integer graph by ADD (or depthwise) and MUL.
 
-    Kinds in `keep` stay as they are; a HardSwish that stays needs its input declared at true size, so
-    what feeds it is never declared larger.
+    int8 operations of the kinds in `keep` stay as they are; a HardSwish that stays needs its input declared
+    at true size, so what feeds it is never declared larger.
     """
     rewriter = _Rewriter(graph, keep)
     for op in graph.ops:
@@ -53,16 +58,15 @@ class _Rewriter:
 
     def visit(self, op: Op) -> None:
         match op:
-            case _ if isinstance(op, self.keep):
+            case _ if self._kept(op):
                 self.ops.append(op)
             case HardSwish():
                 absorbed = self._absorbed_downstream(op.output)
-                gate = self._gate(op, f"{op.name}.gate", GATE_LEVELS, absorbed)
+                gate = self._gate(op, f"{op.name}.gate", HARD_SWISH_LEVELS, absorbed)
                 self.ops.append(Mul(op.name, (op.inputs[0], gate), op.output))
                 self._declare(op.output, self._factor(op.inputs[0]) * self._factor(gate))
             case HardSigmoid():
-                # 256 steps, not 255: the canonical grid is scale 1/256, which ends just below 1.
-                self._gate(op, op.output, 256, self._absorbed_downstream(op.output))
+                self._gate(op, op.output, HARD_SIGMOID_LEVELS, self._absorbed_downstream(op.output))
             case Conv2d() | DepthwiseConv2d():
                 self._absorb(op)
                 self.ops.append(op)
@@ -76,6 +80,9 @@ class _Rewriter:
             case _:
                 self.ops.append(op)
                 self._declare(op.output, self._factor(op.inputs[0]))
+
+    def _kept(self, op: Op) -> bool:
+        return isinstance(op, self.keep) and self.graph.tensors[op.output].dtype == "int8"
 
     def _factor(self, name: str) -> float:
         return self.factors.get(name, 1.0)
@@ -116,7 +123,7 @@ class _Rewriter:
         if name in self.graph.outputs:
             return False
         for op in self.graph.consumers(name):
-            if isinstance(op, self.keep):
+            if self._kept(op):
                 return False
             if isinstance(op, Add) and not all(self._follows(other, op) for other in set(op.inputs) - {name}):
                 return False
@@ -129,30 +136,39 @@ class _Rewriter:
         made_by_layer = isinstance(self.graph.producer(name), Conv2d | DepthwiseConv2d)
         return made_by_layer and self.graph.consumers(name) == (reader,)
 
-    def _gate(self, op: HardSwish | HardSigmoid, output: str, levels: int, absorbed: bool) -> str:
-        """Emit relu6(x + 3) (declared six times too large) or relu6(x + 3) / 6 into `output`."""
+    def _gate(self, op: HardSwish | HardSigmoid, output: str, levels: dict[str, int], absorbed: bool) -> str:
+        """Emit relu6(x + 3) (declared six times too large) or relu6(x + 3) / 6 into `output`.
+
+        Both ends saturate with the type, but for int16's lower one, which is below 0.
+        """
         x = op.inputs[0]
-        factor = self._factor(x)
+        factor, dtype = self._factor(x), self.tensors[x].dtype
         top = SIX * factor if absorbed else 1.0
-        grid = QParams.per_tensor(top / levels, -128)
-        self.tensors[output] = Tensor(output, self.tensors[x].shape, "int8", grid)
+        zero_point, limits = (0, INT16) if dtype == "int16" else (-128, INT8)
+        grid = QParams.per_tensor(top / levels[dtype], zero_point, *limits)
+        self.tensors[output] = Tensor(output, self.tensors[x].shape, dtype, grid)
+        activation: Activation = "relu" if dtype == "int16" else "none"
         if absorbed:
-            self.ops.append(Add(f"{op.name}.add", (x, self._constant(3.0 * factor)), output))
+            three = self._constant(3.0 * factor, dtype)
+            self.ops.append(Add(f"{op.name}.add", (x, three), output, activation))
             self.factors[output] = top
         else:
-            self._depthwise_gate(op, x, output, factor)
+            self._depthwise_gate(op, x, output, factor, activation)
         return output
 
-    def _constant(self, value: float) -> str:
-        name = f"constant_{value:g}"
-        grid = QParams.per_tensor(value / 127, 0)
-        self.tensors[name] = Tensor(name, (1,), "int8", grid, np.array([127], np.int8))
+    def _constant(self, value: float, dtype: DType) -> str:
+        limits = INT16 if dtype == "int16" else INT8
+        name = f"constant_{value:g}" + ("_int16" if dtype == "int16" else "")
+        grid = QParams.per_tensor(value / limits[1], 0, *limits)
+        self.tensors[name] = Tensor(name, (1,), dtype, grid, np.array([limits[1]], dtype))
         return name
 
-    def _depthwise_gate(self, op: HardSwish | HardSigmoid, x: str, output: str, factor: float) -> None:
+    def _depthwise_gate(
+        self, op: HardSwish | HardSigmoid, x: str, output: str, factor: float, activation: Activation
+    ) -> None:
         source = self.tensors[x]
         if source.qparams is None or len(source.shape) != 4:
-            raise ExportError(f"{op.name}: {type(op).__name__} needs an int8 [N,H,W,C] tensor")
+            raise ExportError(f"{op.name}: {type(op).__name__} needs an integer [N,H,W,C] tensor")
         channels = source.shape[3]
         scale = np.full(channels, 1.0 / (SIX * factor * 127), np.float32)
         grid = QParams(scale, np.zeros(channels, np.int32), -127, 127, 3)
@@ -164,7 +180,9 @@ class _Rewriter:
             grid,
             np.full((1, 1, 1, channels), 127, np.int8),
         )
-        half = bias_grid.quantize(np.full(channels, 0.5))
-        bias = Tensor(f"{op.name}.gate.bias", (channels,), "int32", bias_grid, half)
+        bias_type: DType = "int64" if source.dtype == "int16" else "int32"
+        half = bias_grid.quantize(np.full(channels, 0.5)).astype(bias_type)
+        bias = Tensor(f"{op.name}.gate.bias", (channels,), bias_type, bias_grid, half)
         self.tensors |= {weight.name: weight, bias.name: bias}
-        self.ops.append(DepthwiseConv2d(f"{op.name}.depthwise", (x, weight.name, bias.name), output))
+        gate = DepthwiseConv2d(f"{op.name}.depthwise", (x, weight.name, bias.name), output)
+        self.ops.append(replace(gate, activation=activation))

@@ -1,11 +1,12 @@
 """Which form each operation takes on each deployment target: the whole policy, readable in one place.
 
-| target         | h-swish, hard-sigmoid            | padding                  |
-| -------------- | -------------------------------- | ------------------------ |
-| xnnpack        | ADD and MUL: one delegate partition | SAME or VALID, else PAD |
-| tflite-builtin | HARD_SWISH op; hard-sigmoid as ADD  | SAME or VALID, else PAD |
-| ort            | ADD and MUL: QLinearAdd, QLinearMul | explicit               |
+| target         | h-swish, hard-sigmoid               | padding                 | int16 activations     |
+| -------------- | ----------------------------------- | ----------------------- | --------------------- |
+| xnnpack        | ADD and MUL: one delegate partition | SAME or VALID, else PAD | built in, not XNNPACK |
+| tflite-builtin | HARD_SWISH op; hard-sigmoid as ADD  | SAME or VALID, else PAD | built in              |
+| ort            | ADD and MUL: QLinearAdd, QLinearMul | explicit                | refused               |
 
+int16 h-swish is ADD and MUL everywhere: there is no 16-bit HARD_SWISH.
 Float graphs keep h-swish as an operation; TFLite has none for hard-sigmoid, so it becomes relu6(x + 3) / 6.
 """
 
@@ -16,6 +17,7 @@ import numpy as np
 
 from qmnv3.ir import Add, HardSigmoid, HardSwish, Mul, Op, QuantGraph, Tensor
 from qmnv3.lowering.hard_activations import lower_hard_activations
+from qmnv3.lowering.int16 import refuse_int16, split_widening
 from qmnv3.lowering.interface import InterfaceType, set_interface
 from qmnv3.lowering.padding import split_padding
 
@@ -26,14 +28,16 @@ def lower(graph: QuantGraph, target: Target, interface: InterfaceType = "int8") 
     """Rewrite a canonical graph (as `qmnv3.quant.convert` makes it) into the form `target` runs best.
 
     `interface` is the element type of image and logits; a float32 graph ignores it. ONNX's QDQ form has a
-    float32 interface.
+    float32 interface. Raises ExportError for int16 activations on "ort".
     """
     if is_float(graph):
         return graph if target == "ort" else split_padding(_float_hard_sigmoid(graph))
+    if target == "ort":
+        refuse_int16(graph)
     keep = (HardSwish,) if target == "tflite-builtin" else ()
     graph = lower_hard_activations(graph, keep)
     if target != "ort":
-        graph = split_padding(graph)
+        graph = split_widening(split_padding(graph))
     return set_interface(graph, interface)
 
 

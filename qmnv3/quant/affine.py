@@ -7,12 +7,16 @@ import torch
 from qmnv3.ir import QParams
 
 INT8_MIN, INT8_MAX = -128, 127
+INT16_MIN, INT16_MAX = -32768, 32767
 _TINY = float(np.finfo(np.float32).tiny)
 
 # Hard-sigmoid lives in [0, 1): scale 1/256 as TFLite fixes for LOGISTIC, so its multiply needs no range.
 HARD_SIGMOID_QPARAMS = QParams.per_tensor(1 / 256, -128)
 # The gate relu6(x + 3) of h-swish must reach 6 exactly (the identity for x >= 3), hence 255 steps.
 HARD_SWISH_GATE_QPARAMS = QParams.per_tensor(6 / 255, -128)
+# The same two where the tensor is int16, whose zero point is always 0.
+HARD_SIGMOID_INT16_QPARAMS = QParams.per_tensor(1 / 32768, 0, INT16_MIN, INT16_MAX)
+HARD_SWISH_GATE_INT16_QPARAMS = QParams.per_tensor(6 / 32767, 0, INT16_MIN, INT16_MAX)
 
 
 def asymmetric_qparams(
@@ -32,6 +36,27 @@ def asymmetric_qparams(
     if zero_point > qmin:
         scale = max(scale, low / (qmin - zero_point))
     return QParams.per_tensor(scale, zero_point, qmin, qmax)
+
+
+def int16_qparams(low: float, high: float, *, floor: float = 0.0) -> QParams:
+    """Per-tensor parameters of an int16 activation that cover [low, high]: zero point 0, as TFLite requires.
+
+    Given to a FakeQuantize, they make `convert` run what touches its tensor in 16 bits. The larger of |low|
+    and |high| falls on 32767. `floor` is the smallest scale allowed.
+    """
+    scale = max(abs(float(low)) / INT16_MAX, abs(float(high)) / INT16_MAX, floor, _TINY)
+    return QParams.per_tensor(scale, 0, INT16_MIN, INT16_MAX)
+
+
+def is_int16(qparams: QParams | None) -> bool:
+    """Whether `qparams` are those of an int16 activation: symmetric, per tensor, up to 32767."""
+    return (
+        qparams is not None
+        and qparams.axis is None
+        and qparams.qmax == INT16_MAX
+        and qparams.qmin in (INT16_MIN, -INT16_MAX)
+        and int(qparams.zero_point) == 0
+    )
 
 
 def symmetric_qparams(

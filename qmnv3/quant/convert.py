@@ -1,5 +1,6 @@
 """Prepared GraphModule to QuantGraph: integers where every site has its grid, or the float parent."""
 
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -24,9 +25,11 @@ from qmnv3.ir import (
     QuantGraph,
     Tensor,
 )
+from qmnv3.ir.graph import DType
 from qmnv3.ir.shapes import same_padding
 from qmnv3.models.padding import Conv2dSame
-from qmnv3.quant.affine import symmetric_qparams
+from qmnv3.quant.affine import HARD_SIGMOID_INT16_QPARAMS, INT16_MIN, is_int16, symmetric_qparams
+from qmnv3.quant.int16 import run_in_int16
 from qmnv3.quant.sites import Site, output_site, read_sites
 
 Precision = Literal["int8", "float32"]
@@ -39,8 +42,10 @@ FloatArray = npt.NDArray[np.float32]
 def convert(prepared: fx.GraphModule, metadata: Metadata, precision: Precision = "int8") -> QuantGraph:
     """Lower a prepared model to the QuantGraph of its integers, or with "float32" to its float parent.
 
-    Every FakeQuantize must hold qparams for "int8" (calibrate first), else PrepareError. Linear layers
-    become 1x1 (or, after flattening a map, HxW) convolutions.
+    Every FakeQuantize must hold qparams for "int8" (calibrate first), else PrepareError. One that holds
+    `affine.int16_qparams` makes its tensor int16 and what touches it run in 16 bits; the network's input and
+    output cannot be, and a hard-sigmoid only as HARD_SIGMOID_INT16_QPARAMS. Linear layers become 1x1 (or,
+    after flattening a map, HxW) convolutions.
     """
     builder = _Builder(precision)
     for site in read_sites(prepared):
@@ -65,7 +70,11 @@ class _Builder:
         qparams = site.fake_quant.qparams if self.integer else None
         if self.integer and qparams is None:
             raise PrepareError(f"{site.name}: has no scale yet; calibrate before converting")
+        if is_int16(qparams):
+            _check_int16(site)
         activation: Activation = "none" if site.activation == "hard_sigmoid" else site.activation
+        if site.activation == "hard_sigmoid" and is_int16(qparams):
+            activation = "relu"  # int8 ends at 0; int16 is symmetric
         name, inputs = site.name, site.inputs
         if site.kind == "layer":
             self._add_layer(site, activation, qparams)
@@ -125,7 +134,11 @@ class _Builder:
         self._add_constant(f"{site.name}.bias", bias_qparams.quantize(real_bias), bias_qparams)
 
     def _add_activation(self, name: str, shape: tuple[int, ...], qparams: QParams | None) -> None:
-        self.tensors[name] = Tensor(name, shape, "int8" if self.integer else "float32", qparams)
+        dtype: DType = "int8" if self.integer else "float32"
+        if qparams is not None and is_int16(qparams):
+            # TFLite saturates there, whether or not the grid was frozen with -32767.
+            dtype, qparams = "int16", replace(qparams, qmin=INT16_MIN)
+        self.tensors[name] = Tensor(name, shape, dtype, qparams)
 
     def _add_constant(self, name: str, data: npt.NDArray[np.generic], qparams: QParams | None) -> None:
         dtype = str(data.dtype)
@@ -136,10 +149,25 @@ class _Builder:
         if source.shape[1:3] != (1, 1):
             height, width = source.shape[1:3]
             raise PrepareError(f"{output}: model returns a {height}x{width} map; return [batch, classes]")
+        if source.dtype == "int16":
+            raise PrepareError(
+                f"{output}: is the network's output, which is int8; make an earlier tensor int16"
+            )
         self._add_activation(OUTPUT_NAME, (1, source.shape[3]), source.qparams)
         self.ops.append(Flatten(OUTPUT_NAME, (output,), OUTPUT_NAME))
-        return QuantGraph(
-            self.tensors, tuple(self.ops), (next(iter(self.tensors)),), (OUTPUT_NAME,), metadata
+        tensors, ops = run_in_int16(self.tensors, self.ops)
+        return QuantGraph(tensors, ops, (next(iter(tensors)),), (OUTPUT_NAME,), metadata)
+
+
+def _check_int16(site: Site) -> None:
+    if site.kind == "input":
+        raise PrepareError(f"{site.name}: is the network's input, which is int8; make a later tensor int16")
+    hard_sigmoid = "hard_sigmoid" in (site.kind, site.activation)
+    qparams = site.fake_quant.qparams
+    if hard_sigmoid and qparams is not None and qparams.scale != HARD_SIGMOID_INT16_QPARAMS.scale:
+        raise PrepareError(
+            f"{site.name}: hard-sigmoid in int16 has scale 1/32768, not {qparams.scale:.6g}; give it "
+            "HARD_SIGMOID_INT16_QPARAMS"
         )
 
 

@@ -1,14 +1,16 @@
 """Convolutions with exact integer accumulators, NHWC."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
 from qmnv3.ir import Conv2d, DepthwiseConv2d, Padding, QParams
 from qmnv3.ir.shapes import window_size
-from qmnv3.reference.requantize import Array, Semantics
+from qmnv3.reference.requantize import Array, Semantics, wide_requantize
 
-# A double holds every integer below 2^53, far above any sum of int8 products plus an int32 bias, so BLAS adds
-# them exactly in whatever order it likes.
+# A double holds every integer below 2^53, far above any sum of int8 by int8 (or int16) products plus a bias
+# of 32 bits, so BLAS adds them exactly in whatever order it likes.
 Accumulator = npt.NDArray[np.float64]
 
 
@@ -22,7 +24,7 @@ def conv2d(
     matrix = weight.reshape(weight.shape[0], -1).astype(np.float64)
     accumulator = columns.reshape(batch * height * width, -1) @ matrix.T
     accumulator += bias
-    return _requantized(op, accumulator.reshape(batch, height, width, -1), grids, how)
+    return _requantized(op, accumulator.reshape(batch, height, width, -1), bias.dtype, grids, how)
 
 
 def depthwise_conv2d(
@@ -45,7 +47,7 @@ def depthwise_conv2d(
             rows = slice(top, top + (height - 1) * op.stride[0] + 1, op.stride[0])
             columns = slice(left, left + (width - 1) * op.stride[1] + 1, op.stride[1])
             accumulator += centred[:, rows, columns] * weight[0, row, column].astype(np.float64)
-    return _requantized(op, accumulator, grids, how)
+    return _requantized(op, accumulator, bias.dtype, grids, how)
 
 
 def _centred_and_padded(x: Array, grid: QParams, padding: Padding) -> Accumulator:
@@ -85,10 +87,11 @@ def _columns(
 def _requantized(
     op: Conv2d | DepthwiseConv2d,
     accumulator: Accumulator,
+    bias_type: np.dtype[Any],
     grids: tuple[QParams, QParams, QParams],
     how: Semantics,
 ) -> Array:
     x, weight, output = grids
-    return how.finish(
-        how.requantize(accumulator, how.conv_multiplier(x, weight, output)), op.activation, output
-    )
+    requantize = wide_requantize if bias_type == np.int64 else how.conv_requantize
+    multiplier = how.conv_multiplier(x, weight, output)
+    return how.finish(requantize(accumulator, multiplier), op.activation, output)

@@ -8,10 +8,10 @@ from qmnv3.reference.fixed_point import (
     multiply_by_quantized_multiplier,
     quantize_multiplier,
 )
-from qmnv3.reference.requantize import Array, Semantics, centred
+from qmnv3.reference.requantize import Array, Semantics, centred, storage_dtype
 
-# Headroom LiteRT gives both inputs before rescaling them to a common grid (kernels/add.cc).
-TFLITE_ADD_LEFT_SHIFT = 20
+# Headroom LiteRT gives both inputs before rescaling them to a common grid (kernels/add.cc): int8, int16.
+TFLITE_ADD_LEFT_SHIFT, TFLITE_ADD_LEFT_SHIFT_INT16 = 20, 15
 # Bits of XNNPACK's larger input multiplier (qs8-vadd microparams).
 XNNPACK_ADD_MULTIPLIER_BITS = 20
 
@@ -42,14 +42,16 @@ def mul(
 
 
 def _add_tflite(a: IntArray, b: IntArray, grids: tuple[QParams, QParams, QParams]) -> IntArray:
-    """Both inputs rescaled to twice the larger scale, 20 bits of headroom, added, rescaled to the output."""
+    """Both inputs rescaled to twice the larger scale, with headroom, added, rescaled to the output."""
+    wide = storage_dtype(grids[2]) is np.int16
+    left_shift = TFLITE_ADD_LEFT_SHIFT_INT16 if wide else TFLITE_ADD_LEFT_SHIFT
     a_scale, b_scale, output_scale = (np.float64(grid.scale) for grid in grids)
     common = 2 * max(a_scale, b_scale)
     rescaled = [
-        multiply_by_quantized_multiplier(x << TFLITE_ADD_LEFT_SHIFT, *quantize_multiplier(scale / common))
+        multiply_by_quantized_multiplier(x << left_shift, *quantize_multiplier(scale / common))
         for x, scale in ((a, a_scale), (b, b_scale))
     ]
-    to_output = quantize_multiplier(common / (2.0**TFLITE_ADD_LEFT_SHIFT * output_scale))
+    to_output = quantize_multiplier(common / (2.0**left_shift * output_scale))
     return multiply_by_quantized_multiplier(rescaled[0] + rescaled[1], *to_output)
 
 

@@ -60,6 +60,19 @@ def multiply_by_quantized_multiplier(
     return rounding_divide_by_pot(rounding_doubling_high_mul(shifted, multiplier_q31), left - shift)
 
 
+def multiply_by_reduced_multiplier(
+    x: IntArray, multiplier_q31: npt.ArrayLike, shift: npt.ArrayLike
+) -> IntArray:
+    """`x * multiplier_q31 * 2**(shift - 31)` as LiteRT does it for 64-bit `x`: one rounding, ties up.
+
+    The multiplier is rounded and saturated to its upper 15 bits first; `x` lies in [-2^47, 2^47) and `shift`
+    below 15. The result wraps to int32.
+    """
+    multiplier_q15 = np.minimum((np.asarray(multiplier_q31, np.int64) + (1 << 15)) >> 16, 2**Q15_BITS - 1)
+    total_shift = Q15_BITS - np.asarray(shift, np.int64)
+    return wrap_int32((x * multiplier_q15 + (np.int64(1) << (total_shift - 1))) >> total_shift)
+
+
 def wrap_int32(x: IntArray) -> IntArray:
     """The int32 that the low 32 bits of `x` spell."""
     return x.astype(np.int32).astype(np.int64)

@@ -7,6 +7,7 @@ import numpy as np
 from qmnv3.errors import GraphError
 from qmnv3.ir import (
     Add,
+    Cast,
     Conv2d,
     DepthwiseConv2d,
     Dequantize,
@@ -30,7 +31,7 @@ from qmnv3.reference.activations import (
 from qmnv3.reference.conv import conv2d, depthwise_conv2d
 from qmnv3.reference.elementwise import add, mul
 from qmnv3.reference.pooling import mean
-from qmnv3.reference.requantize import SEMANTICS, Array, Semantics, SemanticsName
+from qmnv3.reference.requantize import INT16_SEMANTICS, SEMANTICS, Array, Semantics, SemanticsName
 from qmnv3.reference.shaping import dequantize, pad, quantize
 
 
@@ -42,11 +43,12 @@ def run(
     Inputs have the graph's dtypes and shapes with any batch size. Returns the graph outputs by name, or with
     `keep` every activation tensor. Raises GraphError for inputs that do not fit and for float32 graphs.
     """
-    how = SEMANTICS[semantics]
     values: dict[str, Array] = {n: t.data for n, t in graph.tensors.items() if t.data is not None}
     for name in graph.inputs:
         values[name] = _checked_input(graph, name, inputs)
     for op in graph.ops:
+        wide = "int16" in (graph.tensors[name].dtype for name in (*op.inputs, op.output))
+        how = (INT16_SEMANTICS if wide else SEMANTICS)[semantics]
         values[op.output] = _execute(op, graph, values, how)
     if keep:
         return {name: value for name, value in values.items() if graph.tensors[name].data is None}
@@ -73,6 +75,8 @@ def _execute(op: Op, graph: QuantGraph, values: Mapping[str, Array], how: Semant
             return quantize(x[0], graph.tensors[op.inputs[0]].qparams, _grid(graph, op, op.output), how)
         case Dequantize():
             return dequantize(x[0], _grid(graph, op, op.inputs[0]))
+        case Cast():
+            return x[0].astype(np.int16)
         case Pad():
             return pad(x[0], _grid(graph, op, op.output), op.padding)
         case Flatten():
@@ -91,6 +95,10 @@ def _execute(op: Op, graph: QuantGraph, values: Mapping[str, Array], how: Semant
             return mul(x[0], x[1], (first, _grid(graph, op, op.inputs[1]), output), op.activation, how)
         case Mean():
             return mean(x[0], (first, output), how)
+        case HardSwish() | HardSigmoid() if x[0].dtype == np.int16:
+            raise GraphError(
+                f"{op.name}: {type(op).__name__} has no int16 arithmetic of its own; lower the graph first"
+            )
         case HardSwish():
             return hard_swish_i8(x[0], first, output)
         case HardSigmoid():

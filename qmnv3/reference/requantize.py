@@ -6,17 +6,25 @@ src/qs8-requantization and the fp32 microkernels of x86.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from qmnv3.ir import Activation, QParams
-from qmnv3.reference.fixed_point import IntArray, multiply_by_quantized_multiplier, quantize_multiplier
+from qmnv3.reference.fixed_point import (
+    IntArray,
+    multiply_by_quantized_multiplier,
+    multiply_by_reduced_multiplier,
+    quantize_multiplier,
+    rounding_doubling_high_mul,
+    wrap_int32,
+)
 
 Array = npt.NDArray[Any]
 SemanticsName = Literal["tflite", "xnnpack"]
+UINT8_MAX = 255
 
 
 @dataclass(frozen=True)
@@ -24,13 +32,14 @@ class Semantics:
     """How one runtime rounds.
 
     `requantize(accumulator, multiplier)` gives the nearest integers of their product, before zero point and
-    clamping; `multiplier` broadcasts against the last axis. `conv_multiplier` combines input, weight and
-    output scales in the runtime's precision. `quantize` puts float32 values on a grid, `bound` the limit of a
-    fused activation.
+    clamping; `multiplier` broadcasts against the last axis. `conv_requantize` does so for convolutions, and
+    `conv_multiplier` combines input, weight and output scales in the runtime's precision. `quantize` puts
+    float32 values on a grid, `bound` the limit of a fused activation.
     """
 
     name: SemanticsName
     requantize: Callable[[Array, Array], Array]
+    conv_requantize: Callable[[Array, Array], Array]
     conv_multiplier: Callable[[QParams, QParams, QParams], Array]
     quantize: Callable[[Array, QParams], Array]
     bound: Callable[[float, QParams], int]
@@ -45,13 +54,13 @@ class Semantics:
         return low, high
 
     def finish(self, real_integers: Array, activation: Activation, output: QParams) -> Array:
-        """Add the zero point and saturate to the output's 8-bit type."""
+        """Add the zero point and saturate to the output's type."""
         low, high = self.limits(activation, output)
         return to_grid(real_integers, output, low, high)
 
 
 def to_grid(real_integers: Array, output: QParams, low: int, high: int) -> Array:
-    """`real_integers` + zero point, clamped to [low, high], as int8 or uint8."""
+    """`real_integers` + zero point, clamped to [low, high], as int8, uint8 or int16."""
     zero_point = int(output.zero_point)
     clamped = np.clip(real_integers, low - zero_point, high - zero_point)
     # Only after clamping does a float32 hold the sum exactly.
@@ -60,7 +69,9 @@ def to_grid(real_integers: Array, output: QParams, low: int, high: int) -> Array
 
 
 def storage_dtype(qparams: QParams) -> type[np.generic]:
-    """int8 or uint8, whichever holds the grid's range."""
+    """int8, uint8 or int16, whichever holds the grid's range."""
+    if qparams.qmax > UINT8_MAX:
+        return np.int16
     return np.uint8 if qparams.qmin >= 0 else np.int8
 
 
@@ -72,6 +83,20 @@ def centred(q: Array, qparams: QParams) -> IntArray:
 def _q31_requantize(accumulator: Array, multiplier: Array) -> IntArray:
     multiplier_q31, shift = quantize_multiplier(multiplier)
     return multiply_by_quantized_multiplier(accumulator.astype(np.int64), multiplier_q31, shift)
+
+
+def _ruy_requantize(accumulator: Array, multiplier: Array) -> IntArray:
+    """LiteRT's optimized int16 convolution: a rounded high multiply, then a right shift with ties up."""
+    multiplier_q31, shift = quantize_multiplier(multiplier)
+    left = np.maximum(shift, 0)
+    product = rounding_doubling_high_mul(wrap_int32(accumulator.astype(np.int64) << left), multiplier_q31)
+    right = left - shift
+    return (product + ((np.int64(1) << right) >> 1)) >> right
+
+
+def wide_requantize(accumulator: Array, multiplier: Array) -> IntArray:
+    """LiteRT's int16 convolution with an int64 bias, in every runtime: a 15-bit multiplier, one rounding."""
+    return multiply_by_reduced_multiplier(accumulator.astype(np.int64), *quantize_multiplier(multiplier))
 
 
 def _double_conv_multiplier(x: QParams, weight: QParams, output: QParams) -> Array:
@@ -112,8 +137,25 @@ def _xnnpack_bound(real: float, output: QParams) -> int:
 
 
 SEMANTICS: dict[SemanticsName, Semantics] = {
-    "tflite": Semantics("tflite", _q31_requantize, _double_conv_multiplier, _tflite_quantize, _tflite_bound),
-    "xnnpack": Semantics(
-        "xnnpack", _float32_requantize, _single_conv_multiplier, _xnnpack_quantize, _xnnpack_bound
+    "tflite": Semantics(
+        "tflite",
+        _q31_requantize,
+        _q31_requantize,
+        _double_conv_multiplier,
+        _tflite_quantize,
+        _tflite_bound,
     ),
+    "xnnpack": Semantics(
+        "xnnpack",
+        _float32_requantize,
+        _float32_requantize,
+        _single_conv_multiplier,
+        _xnnpack_quantize,
+        _xnnpack_bound,
+    ),
+}
+# XNNPACK leaves what touches int16 to LiteRT's optimized kernels, which differ from its reference only here.
+INT16_SEMANTICS: dict[SemanticsName, Semantics] = {
+    "tflite": SEMANTICS["tflite"],
+    "xnnpack": replace(SEMANTICS["tflite"], conv_requantize=_ruy_requantize),
 }

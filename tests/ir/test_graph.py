@@ -9,12 +9,14 @@ import pytest
 from qmnv3.errors import GraphError
 from qmnv3.ir import (
     Add,
+    Cast,
     Conv2d,
     Flatten,
     Metadata,
     Padding,
     QParams,
     QuantGraph,
+    Quantize,
     Tensor,
     load_graph,
     save_graph,
@@ -112,6 +114,52 @@ def test_pass_through_must_share_its_grid() -> None:
     z = Tensor("z", (1, 4), "int8", QParams.per_tensor(0.2, 0))
     with pytest.raises(GraphError, match="must share"):
         QuantGraph({"y": y, "z": z}, (Flatten("flat", ("y",), "z"),), ("y",), ("z",))
+
+
+def test_int16_is_symmetric() -> None:
+    with pytest.raises(GraphError, match="t: int16 has one scale and zero point 0"):
+        Tensor("t", (1,), "int16", QParams.per_tensor(1.0, 3, -32768, 32767))
+
+
+def test_an_operation_has_one_type() -> None:
+    a = Tensor("a", (1, 2), "int8", QParams.per_tensor(0.1, 0))
+    b = Tensor("b", (1, 2), "int16", QParams.per_tensor(0.1, 0, -32768, 32767))
+    with pytest.raises(GraphError, match="sum: Add input is int16, int8 but output is int16"):
+        QuantGraph({"a": a, "b": b, "c": replace(b, name="c")}, (Add("sum", ("b", "a"), "c"),), "ab", "c")
+    with pytest.raises(GraphError, match="up: Cast turns int8 into int16, not int16 into int8"):
+        QuantGraph({"a": a, "b": b}, (Cast("up", ("b",), "a"),), ("b",), ("a",))
+    image = Tensor("image", (1, 2), "float32")
+    with pytest.raises(GraphError, match="q: Quantize of float32 makes 8 bits"):
+        QuantGraph({"image": image, "b": b}, (Quantize("q", ("image",), "b"),), ("image",), ("b",))
+
+
+def int16_graph(bias_type: str) -> QuantGraph:
+    graph = small_graph()
+    wide = QParams.per_tensor(0.1, 0, -32768, 32767)
+    bias = graph.tensors["b"]
+    tensors = graph.tensors | {
+        "image": replace(graph.tensors["image"], dtype="int16", qparams=wide),
+        "b": replace(bias, dtype=bias_type, data=bias.data.astype(bias_type)),
+        "y": replace(graph.tensors["y"], dtype="int16", qparams=wide),
+    }
+    return replace(graph, tensors=tensors)
+
+
+@pytest.mark.parametrize("bias_type", ["int32", "int64"])
+def test_an_int16_convolution_survives_saving(tmp_path: Path, bias_type: str) -> None:
+    graph = int16_graph(bias_type)
+    save_graph(graph, tmp_path / "int16")
+    loaded = load_graph(tmp_path / "int16")
+    assert {n: t.dtype for n, t in loaded.tensors.items()} == {n: t.dtype for n, t in graph.tensors.items()}
+    np.testing.assert_array_equal(loaded.tensors["b"].data, graph.tensors["b"].data, strict=True)
+    assert loaded.tensors["y"].qparams == graph.tensors["y"].qparams
+
+
+def test_bias_types_belong_to_their_activations() -> None:
+    graph = small_graph()
+    bias = graph.tensors["b"]
+    with pytest.raises(GraphError, match="conv: needs int8 weight and int32 bias, has int8 and int64"):
+        replace(graph, tensors=changed(graph, "b", dtype="int64", data=bias.data.astype(np.int64)))
 
 
 def test_integers_need_qparams_and_floats_have_none() -> None:

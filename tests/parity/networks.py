@@ -4,10 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from torch import fx, nn
 
 from calibration.config import PtqConfig
 from calibration.ptq import calibrate
+from qmnv3.export.tflite import build_tflite
 from qmnv3.ir import Metadata, QuantGraph
 from qmnv3.models.network import build_model
 from qmnv3.preprocessing import Preprocessing
@@ -40,3 +42,22 @@ def quantized(model: nn.Module, spec: Preprocessing, batches: list[np.ndarray]) 
     """`model` calibrated on `batches` with the default recipe."""
     frozen = calibrate(model, spec, batches, PtqConfig()).model
     return Quantized(frozen, convert(frozen, Metadata("net", spec)))
+
+
+def litert_tensors(graph: QuantGraph, x: np.ndarray, resolver: OpResolverType) -> dict[str, np.ndarray]:
+    """Every activation of `graph`, by name, as LiteRT computes it from `x`."""
+    interpreter = Interpreter(
+        model_content=build_tflite(graph),
+        num_threads=1,
+        experimental_op_resolver_type=resolver,
+        experimental_preserve_all_tensors=True,
+    )
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], x)
+    interpreter.invoke()
+    wanted = {op.output for op in graph.ops}
+    return {
+        detail["name"]: interpreter.get_tensor(detail["index"])
+        for detail in interpreter.get_tensor_details()
+        if detail["name"] in wanted
+    }

@@ -4,13 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ai_edge_litert.interpreter import Interpreter, OpResolverType
-from parity.networks import Quantized, random_network
+from ai_edge_litert.interpreter import OpResolverType
+from parity.networks import Quantized, litert_tensors, random_network
 from reference.litert_oracle import needs_x86
 
 from device_eval.partitions import delegate_partitions
-from qmnv3.export.tflite import build_tflite, write_tflite
-from qmnv3.ir import QuantGraph
+from qmnv3.export.tflite import write_tflite
 from qmnv3.lowering import lower
 from qmnv3.reference import run
 
@@ -22,24 +21,6 @@ def network(request: pytest.FixtureRequest) -> Quantized:
 
 def image(seed: int = 1, count: int = 1) -> np.ndarray:
     return np.random.default_rng(seed).integers(-128, 128, (count, 224, 224, 3)).astype(np.int8)
-
-
-def litert_tensors(graph: QuantGraph, x: np.ndarray, resolver: OpResolverType) -> dict[str, np.ndarray]:
-    interpreter = Interpreter(
-        model_content=build_tflite(graph),
-        num_threads=1,
-        experimental_op_resolver_type=resolver,
-        experimental_preserve_all_tensors=True,
-    )
-    interpreter.allocate_tensors()
-    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], x)
-    interpreter.invoke()
-    wanted = {op.output for op in graph.ops}
-    return {
-        detail["name"]: interpreter.get_tensor(detail["index"])
-        for detail in interpreter.get_tensor_details()
-        if detail["name"] in wanted
-    }
 
 
 @pytest.mark.parametrize("target", ["xnnpack", "tflite-builtin"])

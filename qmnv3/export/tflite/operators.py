@@ -10,6 +10,7 @@ from qmnv3.errors import ExportError
 from qmnv3.export.tflite.versions import operator_version
 from qmnv3.ir import (
     Add,
+    Cast,
     Conv2d,
     DepthwiseConv2d,
     Dequantize,
@@ -32,6 +33,9 @@ _ACTIVATIONS = {
     "relu": schema.ActivationFunctionType.RELU,
     "relu6": schema.ActivationFunctionType.RELU6,
 }
+
+
+LARGEST_INT16_ADD_RATIO = 2.0**14
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,8 @@ def encode_operator(op: Op, graph: QuantGraph) -> Encoding:
     inputs, output = [graph.tensors[name] for name in op.inputs], graph.tensors[op.output]
     if not isinstance(op, Quantize | Dequantize) and inputs[0].dtype == "uint8":
         raise ExportError(f"{op.name}: {type(op).__name__} input is uint8; put a Quantize to int8 before it")
+    if isinstance(op, Add) and output.dtype == "int16":
+        _check_int16_add(op, inputs, output)
     builtin, options, operand = _encode(op, inputs)
     return Encoding(builtin, operator_version(op, builtin, inputs, output), options, operand)
 
@@ -76,12 +82,12 @@ def encode_operator(op: Op, graph: QuantGraph) -> Encoding:
 def _encode(op: Op, inputs: Sequence[Tensor]) -> tuple[str, Any, Operand | None]:
     match op:
         case Conv2d():
-            return "CONV_2D", _convolution(op, inputs, schema.Conv2DOptionsT(), channel_axis=0), None
+            return "CONV_2D", _convolution(op, inputs, _conv_options(inputs), channel_axis=0), None
         case DepthwiseConv2d():
             options = schema.DepthwiseConv2DOptionsT(depthMultiplier=1)
             return "DEPTHWISE_CONV_2D", _convolution(op, inputs, options, channel_axis=3), None
         case Add():
-            return "ADD", schema.AddOptionsT(fusedActivationFunction=_ACTIVATIONS[op.activation]), None
+            return "ADD", _add_options(op, inputs), None
         case Mul():
             return "MUL", schema.MulOptionsT(fusedActivationFunction=_ACTIVATIONS[op.activation]), None
         case Mean():
@@ -97,12 +103,44 @@ def _encode(op: Op, inputs: Sequence[Tensor]) -> tuple[str, Any, Operand | None]
             return "HARD_SWISH", schema.HardSwishOptionsT(), None
         case Quantize():
             return "QUANTIZE", schema.QuantizeOptionsT(), None
+        case Cast():
+            return "CAST", _cast_options(inputs[0]), None
         case Dequantize():
             return "DEQUANTIZE", schema.DequantizeOptionsT(), None
         case HardSigmoid():
             raise ExportError(
                 f"{op.name}: TFLite has no HardSigmoid operator; lower the graph for a TFLite target first"
             )
+
+
+def _conv_options(inputs: Sequence[Tensor]) -> Any:
+    # Without this an int16 convolution reads its bias as int64.
+    if (inputs[0].dtype, inputs[2].dtype) == ("int16", "int32"):
+        return schema.Conv2DOptionsT(quantizedBiasType=schema.TensorType.INT32)
+    return schema.Conv2DOptionsT()
+
+
+def _add_options(op: Add, inputs: Sequence[Tensor]) -> Any:
+    # The schema's default asks for int16 scales that are powers of two.
+    powers_of_two = inputs[0].dtype != "int16"
+    return schema.AddOptionsT(
+        fusedActivationFunction=_ACTIVATIONS[op.activation], potScaleInt16=powers_of_two
+    )
+
+
+def _check_int16_add(op: Add, inputs: Sequence[Tensor], output: Tensor) -> None:
+    scales = [float(tensor.qparams.scale) for tensor in (*inputs, output) if tensor.qparams]
+    # LiteRT writes twice the larger input scale over 2^15 output scales as a multiplier below 1, or aborts.
+    if max(scales[:2]) >= LARGEST_INT16_ADD_RATIO * scales[2]:
+        raise ExportError(
+            f"{op.name}: input scale {max(scales[:2]):.6g} is not below 2^14 times the output scale "
+            f"{scales[2]:.6g}, as an int16 ADD needs; widen the output's range"
+        )
+
+
+def _cast_options(source: Tensor) -> Any:
+    types = schema.TensorType
+    return schema.CastOptionsT(inDataType=getattr(types, source.dtype.upper()), outDataType=types.INT16)
 
 
 def _convolution(

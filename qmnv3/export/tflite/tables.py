@@ -15,7 +15,9 @@ BUFFER_ALIGNMENT = 16
 
 _TENSOR_TYPES = {
     "float32": schema.TensorType.FLOAT32,
+    "int64": schema.TensorType.INT64,
     "int32": schema.TensorType.INT32,
+    "int16": schema.TensorType.INT16,
     "uint8": schema.TensorType.UINT8,
     "int8": schema.TensorType.INT8,
 }

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from qmnv3.ir import DepthwiseConv2d, Mul, Op, Tensor
+from qmnv3.ir import Conv2d, DepthwiseConv2d, Mul, Op, Quantize, Tensor
 
 _INT8_VERSION = {
     "CONV_2D": 3,
@@ -17,33 +17,60 @@ _INT8_VERSION = {
     "MEAN": 2,
     "PAD": 2,
     "DEQUANTIZE": 2,
+    "CAST": 3,
+}
+
+_INT16_VERSION = {
+    "CONV_2D": 4,
+    "DEPTHWISE_CONV_2D": 5,
+    "ADD": 3,
+    "MUL": 4,
+    "MEAN": 3,
+    "PAD": 3,
+    "DEQUANTIZE": 3,
 }
 
 _OLDEST_RUNTIME = {
     ("CONV_2D", 1): (1, 5, 0),
     ("CONV_2D", 3): (1, 14, 0),
+    ("CONV_2D", 4): (2, 3, 0),
+    ("CONV_2D", 8): (2, 15, 0),
     ("DEPTHWISE_CONV_2D", 1): (1, 5, 0),
     ("DEPTHWISE_CONV_2D", 2): (1, 12, 0),
     ("DEPTHWISE_CONV_2D", 3): (1, 14, 0),
+    ("DEPTHWISE_CONV_2D", 5): (2, 3, 0),
     ("ADD", 1): (1, 5, 0),
     ("ADD", 2): (1, 14, 0),
+    ("ADD", 3): (2, 4, 0),
     ("MUL", 1): (1, 5, 0),
     ("MUL", 2): (1, 14, 0),
     ("MUL", 3): (1, 15, 0),
+    ("MUL", 4): (2, 3, 0),
     ("MEAN", 1): (1, 6, 0),
     ("MEAN", 2): (1, 14, 0),
+    ("MEAN", 3): (2, 4, 0),
     ("PAD", 1): (1, 5, 0),
     ("PAD", 2): (1, 14, 0),
+    ("PAD", 3): (2, 4, 0),
     ("RESHAPE", 1): (1, 5, 0),
     ("HARD_SWISH", 1): (1, 15, 0),
     ("QUANTIZE", 1): (1, 14, 0),
+    ("QUANTIZE", 2): (1, 15, 0),
+    ("CAST", 3): (2, 8, 0),
     ("DEQUANTIZE", 1): (1, 13, 1),
     ("DEQUANTIZE", 2): (1, 14, 0),
+    ("DEQUANTIZE", 3): (1, 15, 0),
 }
 
 
 def operator_version(op: Op, builtin: str, inputs: Sequence[Tensor], output: Tensor) -> int:
     """Version of the TFLite operator `builtin` that `op` needs for its tensors and attributes."""
+    if isinstance(op, Quantize) and output.dtype == "int16":
+        return 2
+    if isinstance(op, Conv2d) and (inputs[0].dtype, inputs[2].dtype) == ("int16", "int32"):
+        return 8
+    if inputs[0].dtype == "int16":
+        return _INT16_VERSION.get(builtin, 1)
     if isinstance(op, Mul) and _rescale(inputs, output) >= 1.0:
         return 3
     if inputs[0].dtype == "int8":
