@@ -29,6 +29,7 @@ COMMANDS: dict[str, str] = {
     "export": "qmnv3.cli.export",
     "eval": "qmnv3.cli.eval",
     "bench": "qmnv3.cli.bench",
+    "lint": "qmnv3.cli.lint",
 }
 
 # Commands with sub-commands; each module defines a typer `app`.

@@ -1,0 +1,54 @@
+"""RUN folders: the integer graph as an xnnpack export would lower it."""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from device_eval.lint.description import Carried, Grid, Model, Op, Tensor
+from device_eval.lint.readers.delegate import with_partitions
+from qmnv3 import ir
+from qmnv3.export.tflite import write_tflite
+from qmnv3.lowering import lower
+from qmnv3.runs import load_run_graph
+
+_KINDS = {
+    "Conv2d": "Conv",
+    "DepthwiseConv2d": "DepthwiseConv",
+    "Flatten": "Reshape",
+}
+_WEIGHT_AXIS = {"Conv": 0, "DepthwiseConv": 3}
+
+
+def read_run(path: Path) -> Model:
+    """Describe the int8 graph of a RUN; GraphError when `path` is none or is damaged."""
+    graph = lower(load_run_graph(path), "xnnpack")
+    described = Model(
+        path,
+        "run",
+        {name: _tensor(tensor) for name, tensor in graph.tensors.items()},
+        tuple(_op(i, op) for i, op in enumerate(graph.ops)),
+        graph.inputs,
+        graph.outputs,
+        Carried(True, bool(graph.metadata.labels)),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.tflite"
+        write_tflite(graph, file)
+        return with_partitions(described, file)
+
+
+def _tensor(tensor: ir.Tensor) -> Tensor:
+    q = tensor.qparams
+    grid = None
+    if q is not None:
+        scale, zero_point = np.atleast_1d(q.scale), np.atleast_1d(q.zero_point)
+        grid = Grid(scale.astype(np.float64), zero_point.astype(np.int64), q.axis or 0)
+    return Tensor(tensor.name, tensor.shape, tensor.dtype, grid, tensor.data)
+
+
+def _op(index: int, op: ir.Op) -> Op:
+    native = type(op).__name__
+    kind = _KINDS.get(native, native)
+    activation = getattr(op, "activation", "none")
+    return Op(index, kind, native, op.inputs, (op.output,), activation, _WEIGHT_AXIS.get(kind))

@@ -1,0 +1,70 @@
+"""h-swish and hard-sigmoid: ranges that theory fixes but a converter observed."""
+
+from collections.abc import Iterator
+
+from device_eval.lint.description import Model, short
+from device_eval.lint.finding import Finding
+from device_eval.lint.patterns import HardSwishSite, gates, hard_swish_sites
+
+WASTED = 0.05
+"""Share of levels below -3 from which a range counts as reaching well below it."""
+
+MANY_WASTED = 0.25
+CLIPPED = 0.02
+"""Share of [0, top] that a gate may miss before it is a warning."""
+
+
+def hard_swish_inputs(model: Model) -> Iterator[Finding]:
+    """h-swish inputs whose range reaches well below where h-swish is 0 (and that nothing else reads)."""
+    for site in hard_swish_sites(model):
+        readers = {op.index for op in model.consumers(site.x.name)}
+        low, high = site.x.span
+        wasted = min((site.zero_below - low) / (high - low), 1.0)
+        if wasted < WASTED or not readers <= set(site.readers) or site.x.name in model.outputs:
+            continue
+        yield _wasted(model, site, wasted)
+
+
+def _wasted(model: Model, site: HardSwishSite, wasted: float) -> Finding:
+    (low, high), zero_below = site.x.span, site.zero_below
+    producer = model.producer(site.x.name)
+    curve = f"{zero_below:.3g} .. {zero_below + site.ramp:.3g}"
+    finer = (high - low) / (high - zero_below) if high > zero_below else float("inf")
+    return Finding(
+        "h-swish-range",
+        "warning" if wasted >= MANY_WASTED else "note",
+        "accuracy",
+        model.where(producer or site.op),
+        f"h-swish input covers {low:.4g} .. {high:.4g} in steps of {site.x.scale:.3g}: {wasted:.0%} of its "
+        f"levels lie below {zero_below:.3g}, where h-swish is 0; {site.ramp / site.x.scale:.3g} steps are "
+        f"left for its curve ({curve}), {finer:.3g} times as many if floored",
+        "all levels below -3 mean the same 0, and the rest is rounded that much coarser; h-swish inputs are "
+        "where MobileNetV3 loses most",
+        "end the range at -3 (`qmnv3 ptq` does)",
+        wasted,
+    )
+
+
+def hard_sigmoid_ranges(model: Model) -> Iterator[Finding]:
+    """Gates whose grid is not exactly the [0, 1] or [0, 6] that hard-sigmoid has."""
+    for gate in gates(model):
+        low, high = gate.tensor.span
+        step = gate.tensor.scale
+        # One step is free: a grid of 256 steps ends just below the top.
+        missed = max(gate.top - high - 1.01 * step, 0.0) / gate.top
+        excess = max(high - gate.top - step, -low - step, 0.0) / gate.top
+        if not missed and not excess:
+            continue
+        clipped = (
+            f"everything above {high:.3g} is cut off" if missed else f"{excess:.0%} of it can never occur"
+        )
+        yield Finding(
+            "hard-sigmoid-range",
+            "warning" if max(missed, excess) >= CLIPPED else "note",
+            "accuracy",
+            model.where(gate.op),
+            f"{short(gate.tensor.name)} covers {low:.3g} .. {high:.4g}, not 0 .. {gate.top:g}: {clipped}",
+            "the range was observed, not fixed: images other than the calibration ones are gated wrongly",
+            "fix the grid: scale 1/256 at the smallest integer for [0, 1], 6/255 for [0, 6]",
+            missed + excess,
+        )
