@@ -64,4 +64,7 @@ def _print_int16(checkpoint: Path, path: Path) -> None:
     partitions = delegate_partitions(path)
     without = partitions.count_without_int16
     aside = "" if without is None else f" ({without} without)"
-    typer.echo(f"int16 tensors: {len(names)}; XNNPACK partitions: {partitions.count}{aside}")
+    typer.echo(
+        f"int16 tensors: {len(names)}; XNNPACK partitions: {partitions.count}{aside}; "
+        f"{len(partitions.undelegated)} operations outside"
+    )

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from qmnv3.ir import Conv2d, DepthwiseConv2d, Padding, QParams
 from qmnv3.ir.shapes import window_size
-from qmnv3.reference.requantize import Array, Semantics, wide_requantize
+from qmnv3.reference.requantize import Array, Semantics, optimized_int16_requantize, wide_requantize
 
 # A double holds every integer below 2^53, far above any sum of int8 by int8 (or int16) products plus a bias
 # of 32 bits, so BLAS adds them exactly in whatever order it likes.
@@ -92,6 +92,10 @@ def _requantized(
     how: Semantics,
 ) -> Array:
     x, weight, output = grids
-    requantize = wide_requantize if bias_type == np.int64 else how.conv_requantize
+    requantize = how.requantize
+    if bias_type == np.int64:
+        requantize = wide_requantize
+    elif how.optimized_int16:
+        requantize = optimized_int16_requantize
     multiplier = how.conv_multiplier(x, weight, output)
     return how.finish(requantize(accumulator, multiplier), op.activation, output)

@@ -32,17 +32,18 @@ class Semantics:
     """How one runtime rounds.
 
     `requantize(accumulator, multiplier)` gives the nearest integers of their product, before zero point and
-    clamping; `multiplier` broadcasts against the last axis. `conv_requantize` does so for convolutions, and
-    `conv_multiplier` combines input, weight and output scales in the runtime's precision. `quantize` puts
-    float32 values on a grid, `bound` the limit of a fused activation.
+    clamping; `multiplier` broadcasts against the last axis. `conv_multiplier` combines input, weight and
+    output scales in the runtime's precision. `quantize` puts float32 values on a grid, `bound` the limit of a
+    fused activation. `optimized_int16` marks LiteRT's optimized kernels for int16, where they differ from its
+    reference: CONV_2D with an int32 bias, and ADD of two tensors of one shape.
     """
 
     name: SemanticsName
     requantize: Callable[[Array, Array], Array]
-    conv_requantize: Callable[[Array, Array], Array]
     conv_multiplier: Callable[[QParams, QParams, QParams], Array]
     quantize: Callable[[Array, QParams], Array]
     bound: Callable[[float, QParams], int]
+    optimized_int16: bool = False
 
     def limits(self, activation: Activation, output: QParams) -> tuple[int, int]:
         """Smallest and largest integer an output may take under a fused activation."""
@@ -85,8 +86,8 @@ def _q31_requantize(accumulator: Array, multiplier: Array) -> IntArray:
     return multiply_by_quantized_multiplier(accumulator.astype(np.int64), multiplier_q31, shift)
 
 
-def _ruy_requantize(accumulator: Array, multiplier: Array) -> IntArray:
-    """LiteRT's optimized int16 convolution: a rounded high multiply, then a right shift with ties up."""
+def optimized_int16_requantize(accumulator: Array, multiplier: Array) -> IntArray:
+    """LiteRT's optimized int16 CONV_2D: a rounded high multiply, then a right shift with ties up."""
     multiplier_q31, shift = quantize_multiplier(multiplier)
     left = np.maximum(shift, 0)
     product = rounding_doubling_high_mul(wrap_int32(accumulator.astype(np.int64) << left), multiplier_q31)
@@ -95,7 +96,7 @@ def _ruy_requantize(accumulator: Array, multiplier: Array) -> IntArray:
 
 
 def wide_requantize(accumulator: Array, multiplier: Array) -> IntArray:
-    """LiteRT's int16 convolution with an int64 bias, in every runtime: a 15-bit multiplier, one rounding."""
+    """LiteRT's int16 convolutions with an int64 bias, all kernels: a 15-bit multiplier, one rounding."""
     return multiply_by_reduced_multiplier(accumulator.astype(np.int64), *quantize_multiplier(multiplier))
 
 
@@ -137,25 +138,13 @@ def _xnnpack_bound(real: float, output: QParams) -> int:
 
 
 SEMANTICS: dict[SemanticsName, Semantics] = {
-    "tflite": Semantics(
-        "tflite",
-        _q31_requantize,
-        _q31_requantize,
-        _double_conv_multiplier,
-        _tflite_quantize,
-        _tflite_bound,
-    ),
+    "tflite": Semantics("tflite", _q31_requantize, _double_conv_multiplier, _tflite_quantize, _tflite_bound),
     "xnnpack": Semantics(
-        "xnnpack",
-        _float32_requantize,
-        _float32_requantize,
-        _single_conv_multiplier,
-        _xnnpack_quantize,
-        _xnnpack_bound,
+        "xnnpack", _float32_requantize, _single_conv_multiplier, _xnnpack_quantize, _xnnpack_bound
     ),
 }
-# XNNPACK leaves what touches int16 to LiteRT's optimized kernels, which differ from its reference only here.
+# XNNPACK leaves what touches int16 to LiteRT's optimized kernels.
 INT16_SEMANTICS: dict[SemanticsName, Semantics] = {
     "tflite": SEMANTICS["tflite"],
-    "xnnpack": replace(SEMANTICS["tflite"], conv_requantize=_ruy_requantize),
+    "xnnpack": replace(SEMANTICS["tflite"], optimized_int16=True),
 }

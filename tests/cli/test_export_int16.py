@@ -36,7 +36,7 @@ def test_partitions_are_shown(cli: Cli, mixed_run: Path, tmp_path: Path) -> None
     done = cli(*given)
     assert (done.code, done.stdout.splitlines()[1:]) == (
         0,
-        ["int16 tensors: 2; XNNPACK partitions: 2 (1 without)"],
+        ["int16 tensors: 2; XNNPACK partitions: 2 (1 without); 7 operations outside"],
     )
     # HARD_SWISH would be outside XNNPACK with int8 too.
     builtin = cli(*given, "--target", "tflite-builtin")

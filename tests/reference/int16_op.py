@@ -87,6 +87,16 @@ def binary(kind: type[Add] | type[Mul], rng: Rng) -> Case:
     return Case(one_op(op, operands, output, "int16"), inputs)
 
 
+def large_add(rng: Rng) -> Case:
+    """Many elements, not a multiple of 16: kernels that agree but once in 100,000 elements differ here."""
+    shape, a = (1, 31, 33, 129), random_grid16(rng)
+    b = grid16(float(a.scale) * 10 ** rng.uniform(-5.5, 0.5))
+    output = grid16(max(a.scale, b.scale) * 10 ** rng.uniform(-0.3, 0.5))
+    operands = [Tensor("a", shape, "int16", a), Tensor("b", shape, "int16", b)]
+    inputs = {"a": random_i16(rng, shape), "b": random_i16(rng, shape)}
+    return Case(one_op(Add("op", ("a", "b"), "y"), operands, output, "int16"), inputs)
+
+
 def mean(rng: Rng) -> Case:
     shape = (1, *(int(size) for size in rng.integers(1, 15, 2)), int(rng.integers(1, 100)))
     x = Tensor("x", shape, "int16", random_grid16(rng))
@@ -133,6 +143,7 @@ INT16_CASES: dict[str, Callable[[Rng], Case]] = {
     "Conv2d, int64 bias": lambda rng: convolution(Conv2d, "int64", rng),
     "DepthwiseConv2d": lambda rng: convolution(DepthwiseConv2d, "int64", rng),
     "Add": lambda rng: binary(Add, rng),
+    "Add, large": large_add,
     "Mul": lambda rng: binary(Mul, rng),
     "Mean": mean,
     "Quantize int16 to int8": narrow,
