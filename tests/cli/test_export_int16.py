@@ -1,12 +1,12 @@
 """`qmnv3 export` of a RUN with int16 tensors: what they cost is shown, and ONNX refused."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import user_nets
-from cli_command import assert_refused, untouched
-from conftest import Cli
+from cli_command import Finished, assert_refused, untouched
 
 from calibration.config import PtqConfig
 from calibration.ptq import calibrate
@@ -16,6 +16,8 @@ from qmnv3.quant.affine import int16_qparams
 from qmnv3.quant.convert import convert
 from qmnv3.quant.sites import read_sites
 from qmnv3.runs import save_run
+
+Cli = Callable[..., Finished]
 
 
 @pytest.fixture
