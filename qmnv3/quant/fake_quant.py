@@ -111,17 +111,33 @@ class QuantWeight(nn.Module):
 
 
 class QuantHardswish(nn.Module):
-    """h-swish as the integer network computes it: x times a gate on the fixed grid 6/255."""
+    """h-swish as the integer network computes it: x times a gate on the fixed grid 6/255.
+
+    Equalized, it takes and gives tensors whose channel c is `factors[c]` times its true value: the gate
+    divides by it, so x' * relu6(x' / a + 3) / 6 = a * h-swish(x' / a), exactly.
+    """
+
+    factors: torch.Tensor | None
 
     def __init__(self) -> None:
         super().__init__()
         self.enabled = False
+        self.register_buffer("factors", None)
+
+    def equalize(self, factors: torch.Tensor) -> None:
+        """Take inputs that are from now on `factors` [C] (positive) times larger than before."""
+        before = torch.ones_like(factors) if self.factors is None else self.factors
+        self.factors = before * factors
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x [N, C, H, W] (already on its own grid); MobileNetV3 section 5.2."""
-        if not self.enabled:
-            return F.hardswish(x)
-        return x * fake_quantize(F.relu6(x + 3.0), HARD_SWISH_GATE_QPARAMS) / 6.0
+        """x [N, C, H, W] or [N, C] (already on its own grid); MobileNetV3 section 5.2."""
+        if self.factors is None:
+            if not self.enabled:
+                return F.hardswish(x)
+            gate = F.relu6(x + 3.0)
+        else:
+            gate = F.relu6(x / self.factors.reshape(-1, *[1] * (x.dim() - 2)) + 3.0)
+        return x * (fake_quantize(gate, HARD_SWISH_GATE_QPARAMS) if self.enabled else gate) / 6.0
 
 
 QuantState = FakeQuantize | WeightFakeQuantize | QuantHardswish
