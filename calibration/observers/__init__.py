@@ -1,5 +1,6 @@
 """Streaming observers: a tensor's values in, its quantization range out."""
 
+from calibration.observers.channels import ChannelObserver, Channels
 from calibration.observers.histogram import Histogram
 from calibration.observers.observers import (
     HARD_SWISH_FLOOR,
@@ -14,6 +15,8 @@ from calibration.observers.ranges import error_range, kl_range, percentile_range
 
 __all__ = [
     "HARD_SWISH_FLOOR",
+    "ChannelObserver",
+    "Channels",
     "Histogram",
     "HistogramObserver",
     "MovingAverageObserver",

@@ -2,50 +2,41 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 
-from qmnv3.errors import CalibrationError
 from qmnv3.ir import QParams
 from qmnv3.quant.affine import HARD_SWISH_GATE_QPARAMS, fake_quantize, symmetric_qparams
-
-
-class Observer(Protocol):
-    """Streams tensors of one site in constant memory and proposes a range for them."""
-
-    def update(self, values: torch.Tensor) -> None:
-        """Take in a batch; ValueError when it holds NaN or infinity."""
-
-    def range(self) -> tuple[float, float]:
-        """Low and high end, in real units, of the range to quantize."""
 
 
 class FakeQuantize(nn.Module):
     """One activation tensor of the deployed graph: observes it, or rounds it to its one grid, or passes it.
 
     `site` is the tensor's name in messages and reports. `fixed` marks grids that are not calibrated
-    (hard-sigmoid's 1/256, the input's known pixel range).
+    (hard-sigmoid's 1/256, the input's known pixel range). `factors` [C], if any, say how many times larger
+    than in the float model each channel is (equalization).
     """
+
+    factors: torch.Tensor | None
 
     def __init__(self, site: str, qparams: QParams | None = None) -> None:
         super().__init__()
         self.site = site
         self.fixed = qparams is not None
         self.qparams = qparams
-        self.observer: Observer | None = None
         self.enabled = False
+        self.register_buffer("factors", None)
+
+    def equalize(self, factors: torch.Tensor) -> None:
+        """Note that the tensor is from now on `factors` [C] (positive) times larger than before."""
+        self.factors = factors if self.factors is None else self.factors * factors
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Any shape in, the same shape out."""
-        if self.observer is not None:
-            try:
-                self.observer.update(x.detach())
-            except ValueError as error:
-                raise CalibrationError(f"{self.site}: {error}") from error
         if self.enabled and self.qparams is not None:
             return fake_quantize(x, self.qparams)
         return x
@@ -126,8 +117,7 @@ class QuantHardswish(nn.Module):
 
     def equalize(self, factors: torch.Tensor) -> None:
         """Take inputs that are from now on `factors` [C] (positive) times larger than before."""
-        before = torch.ones_like(factors) if self.factors is None else self.factors
-        self.factors = before * factors
+        self.factors = factors if self.factors is None else self.factors * factors
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x [N, C, H, W] or [N, C] (already on its own grid); MobileNetV3 section 5.2."""

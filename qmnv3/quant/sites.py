@@ -67,7 +67,7 @@ class Site:
     `inputs` are names of earlier sites; `output_shape` and `input_shape` are NCHW (or NC) with batch 1.
     `layer` is the convolution or linear module of kind "layer"; `weight_axis` is 0 for per-channel
     weights. A fused "hard_sigmoid" needs no operation of its own: it is a linear map followed by saturation,
-    and the layer's requantization does both.
+    and the layer's requantization does both. `hard_swish` is the module of kind "hard_swish".
     """
 
     name: str
@@ -79,6 +79,12 @@ class Site:
     layer: nn.Conv2d | nn.Linear | None
     weight_axis: int | None
     fake_quant: FakeQuantize
+    hard_swish: QuantHardswish | None = None
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether the layer filters each channel on its own."""
+        return isinstance(self.layer, nn.Conv2d) and self.layer.groups > 1
 
 
 def kind_of(node: fx.Node, modules: dict[str, nn.Module]) -> Kind:
@@ -152,6 +158,7 @@ def read_sites(prepared: fx.GraphModule) -> tuple[Site, ...]:
                 layer=weighted.layer if weighted else None,
                 weight_axis=weighted.weight_fake_quant.axis if weighted else None,
                 fake_quant=fake_quant,
+                hard_swish=module if isinstance(module, QuantHardswish) else None,
             )
         )
     return tuple(sites)

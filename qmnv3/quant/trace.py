@@ -1,5 +1,6 @@
 """torch.fx tracing of a float model and recording of every tensor's shape."""
 
+import operator
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ class _ShapeRecorder(fx.Interpreter):
         return value
 
 
+_OUT_OF_PLACE: dict[Any, Any] = {operator.iadd: operator.add, operator.imul: operator.mul}
 _PASS_THROUGH = (nn.Dropout, nn.Dropout2d, nn.Identity)
 
 
@@ -47,6 +49,7 @@ def trace(model: nn.Module, resolution: int) -> fx.GraphModule:
         ) from error
     module = fx.GraphModule(model, graph)
     _remove_pass_through(module)
+    _remove_in_place(module)
     recorder = _ShapeRecorder(module)
     recorder.extra_traceback = False
     try:
@@ -73,6 +76,18 @@ def _remove_pass_through(module: fx.GraphModule) -> None:
         if node.op == "call_module" and isinstance(modules[str(node.target)], _PASS_THROUGH):
             node.replace_all_uses_with(node.args[0])
             module.graph.erase_node(node)
+    module.recompile()
+
+
+def _remove_in_place(module: fx.GraphModule) -> None:
+    """Let every operation make a new tensor, so that a kept one stays what it was."""
+    for submodule in module.modules():
+        if getattr(submodule, "inplace", False):
+            submodule.inplace = False  # type: ignore[assignment]
+    for node in module.graph.nodes:
+        node.target = _OUT_OF_PLACE.get(node.target, node.target)
+        if node.kwargs.get("inplace"):
+            node.kwargs = {**node.kwargs, "inplace": False}
     module.recompile()
 
 

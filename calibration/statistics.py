@@ -1,0 +1,157 @@
+"""One pass of the float network over the images for everything that any algorithm wants to know."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import fx
+
+from calibration.observers import ChannelObserver, Channels, HistogramObserver, MovingAverageObserver
+from qmnv3.errors import CalibrationError
+from qmnv3.quant.sites import Site, read_sites
+
+Images = npt.NDArray[np.float32]
+# Each call starts again at the first batch: float32 NHWC arrays, normalised.
+ImageSource = Callable[[], Iterable[Images]]
+Need = Literal["channels", "histograms", "fisher"]
+Observer = HistogramObserver | MovingAverageObserver
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What one pass of the float network over `count` images showed of every site.
+
+    Read them through the methods: these give the statistics of a site's tensor as it is now, equalized or
+    not. `observers` hold the float network's values.
+    """
+
+    images: ImageSource
+    count: int
+    observers: Mapping[str, Observer]
+    _channels: Mapping[str, Channels]
+    _fisher: Mapping[str, torch.Tensor]
+
+    def channels(self, site: Site) -> Channels:
+        """Ends and sampled positions of the site's channels."""
+        factors = site.fake_quant.factors
+        return self._channels[site.name] if factors is None else self._channels[site.name].scaled(factors)
+
+    def fisher(self, site: Site) -> torch.Tensor:
+        """Diagonal Fisher information [C]: what an error in a channel costs at the network's output.
+
+        It is the expected squared gradient of log p(y | image), y drawn from the network's own prediction,
+        summed over positions. An error of variance v in channel c moves the prediction by a KL divergence
+        of about fisher[c] * v / 2.
+        """
+        factors = site.fake_quant.factors
+        return self._fisher[site.name] if factors is None else self._fisher[site.name] / factors.square()
+
+
+def collect(
+    prepared: fx.GraphModule,
+    images: ImageSource,
+    needs: frozenset[Need],
+    *,
+    observers: Mapping[str, Observer] | None = None,
+    seed: int = 0,
+    advance: Callable[[int], None] = lambda count: None,
+) -> Statistics:
+    """Run the float network once over `images`; memory does not grow with their number.
+
+    `observers` are what "histograms" fills. `advance` is told the size of each finished batch. Raises
+    CalibrationError for no images and for NaN or infinity in a tensor, naming it.
+    """
+    sites = read_sites(prepared)
+    watching: dict[str, list[ChannelObserver | Observer]] = {site.name: [] for site in sites}
+    samplers = {site.name: ChannelObserver(seed + i, _per_image(site)) for i, site in enumerate(sites)}
+    if "channels" in needs:
+        for name, sampler in samplers.items():
+            watching[name].append(sampler)
+    for name, observer in (observers or {}).items() if "histograms" in needs else ():
+        watching[name].append(observer)
+    fisher = {site.name: torch.zeros(site.output_shape[1], dtype=torch.float64) for site in sites}
+    count = 0
+    with _observing(sites, watching), _gradients(sites, fisher, "fisher" in needs):
+        generator = torch.Generator().manual_seed(seed)
+        for batch in images():
+            _run(prepared, to_nchw(batch), generator, "fisher" in needs)
+            count += len(batch)
+            advance(len(batch))
+    if not count:
+        raise CalibrationError("no images to calibrate on; give at least one")
+    return Statistics(
+        images,
+        count,
+        observers or {},
+        {name: sampler.channels() for name, sampler in samplers.items()} if "channels" in needs else {},
+        {name: (f / count).float() for name, f in fisher.items()} if "fisher" in needs else {},
+    )
+
+
+def to_nchw(batch: Images) -> torch.Tensor:
+    """float32 NHWC array as an NCHW tensor in channels_last memory format, without a copy."""
+    return torch.from_numpy(batch).permute(0, 3, 1, 2)
+
+
+def _per_image(site: Site) -> int:
+    # Enough of each image that few images suffice, few enough that no single one fills the sample.
+    return max(16, 4096 // max(site.output_shape[1], 1))
+
+
+@contextmanager
+def _observing(
+    sites: Iterable[Site], watching: Mapping[str, list[ChannelObserver | Observer]]
+) -> Iterator[None]:
+    def hook(site: Site) -> Callable[[object, object, torch.Tensor], None]:
+        def observe(_module: object, _inputs: object, output: torch.Tensor) -> None:
+            for observer in watching[site.name]:
+                try:
+                    observer.update(output.detach())
+                except ValueError as error:
+                    raise CalibrationError(f"{site.name}: {error}") from error
+
+        return observe
+
+    handles = [site.fake_quant.register_forward_hook(hook(site)) for site in sites]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _gradients(sites: Iterable[Site], sums: Mapping[str, torch.Tensor], wanted: bool) -> Iterator[None]:
+    """Add every site's squared gradients, per channel, to `sums` whenever a backward pass runs."""
+
+    def hook(name: str) -> Callable[[object, object, torch.Tensor], None]:
+        def square(gradient: torch.Tensor) -> None:
+            sums[name].add_(gradient.double().square().sum((0, 2, 3) if gradient.dim() == 4 else 0))
+
+        def watch(_module: object, _inputs: object, output: torch.Tensor) -> None:
+            output.register_hook(square)  # type: ignore[no-untyped-call]
+
+        return watch
+
+    handles = [site.fake_quant.register_forward_hook(hook(site.name)) for site in sites] if wanted else []
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _run(prepared: fx.GraphModule, images: torch.Tensor, generator: torch.Generator, fisher: bool) -> None:
+    if not fisher:
+        with torch.inference_mode():
+            prepared(images)
+        return
+    # A gradient through the input reaches every tensor without making one for every weight.
+    logits = prepared(images.clone().requires_grad_())
+    drawn = torch.multinomial(logits.detach().softmax(1), 1, generator=generator)
+    loss = torch.nn.functional.cross_entropy(logits, drawn[:, 0], reduction="sum")
+    loss.backward()  # type: ignore[no-untyped-call]
