@@ -91,14 +91,17 @@ class Tensor:
         return self.scale * (low - self.zero_point), self.scale * (high - self.zero_point)
 
     @property
-    def reals(self) -> FloatArray:
-        """Real values of a constant."""
-        assert self.data is not None
+    def reals(self) -> FloatArray | None:
+        """Real values of a constant; None when it is none, or its scales do not fit its shape."""
+        if self.data is None:
+            return None
         values = np.asarray(self.data, np.float64)
         if self.grid is None:
             return values
         shape = [1] * values.ndim
         if self.grid.per_channel:
+            if self.grid.axis >= values.ndim or values.shape[self.grid.axis] != self.grid.scale.size:
+                return None
             shape[self.grid.axis] = -1
         return (values - self.grid.zero_point.reshape(shape)) * self.grid.scale.reshape(shape)
 

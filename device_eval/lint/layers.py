@@ -45,6 +45,8 @@ def read_layer(model: Model, op: Op) -> Layer | None:
         return None
     if not (x.quantized and output.quantized) or weight.data is None or weight.grid is None:
         return None
+    if weight.data.ndim <= op.weight_axis or not weight.data.size:
+        return None
     rows = channel_rows(weight, op.weight_axis)
     grid = weight.grid
     if not grid.valid or weight.is_float or grid.scale.size not in (1, len(rows)):

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from device_eval.lint.description import Model, Op, Tensor
-from device_eval.lint.layers import channel_rows
 
 _NEAR = 0.01
 
@@ -93,20 +92,25 @@ def _product(model: Model, op: Op, left: str, right: str) -> HardSwishSite | Non
 def _shift(model: Model, op: Op, x: str) -> tuple[float | None, float]:
     """Of a gate x + c or w * x + b (per channel): minus the x below which all of it is 0, and its top."""
     if op.kind == "Add":
-        constant = next((t for t in model.operands(op) if t.name != x and t.data is not None), None)
-        if constant is not None and constant.data is not None and constant.data.size:
-            shift = float(constant.reals.max())
-            return (shift, 2 * shift) if shift > 0 else (None, 0.0)
+        constants = [t.reals for t in model.operands(op) if t.name != x]
+        shift = float(constants[0].max(initial=0.0)) if constants and constants[0] is not None else 0.0
+        return (shift, 2 * shift) if shift > 0 else (None, 0.0)
     weight, bias = model.input(op, 1), model.input(op, 2)
-    if op.kind != "DepthwiseConv" or weight is None or bias is None or op.weight_axis is None:
+    if op.kind != "DepthwiseConv" or op.weight_axis is None or weight is None or bias is None:
         return None, 0.0
-    if weight.data is None or bias.data is None or weight.grid is None or bias.grid is None:
+    factor, level = weight.reals, bias.reals
+    if (
+        factor is None
+        or level is None
+        or weight.grid is None
+        or bias.grid is None
+        or factor.size != level.size
+    ):
         return None, 0.0
-    slope = channel_rows(Tensor("", weight.shape, "float64", None, weight.reals), op.weight_axis)
-    level = bias.reals.reshape(-1)
-    if slope.shape[1] != 1 or (slope <= 0).any() or (level <= 0).any():
+    slope, level = np.moveaxis(factor, op.weight_axis, 0).reshape(-1), level.reshape(-1)
+    if (slope <= 0).any() or (level <= 0).any():
         return None, 0.0
-    return float((level / slope[:, 0]).max()), 2 * float(level.max())
+    return float((level / slope).max()), 2 * float(level.max())
 
 
 def _saturates(gate: Tensor, op: Op, top: float) -> bool:
@@ -137,10 +141,10 @@ def _hard_sigmoids(model: Model) -> Iterator[Gate]:
             continue
         source, scaled_by = _unscaled(model, op.outputs[0])
         relu6, made_by = model.tensors.get(source), model.producer(source)
-        constant = next((t for t in model.operands(op) if t.name != source), None)
-        if not scaled_by or relu6 is None or made_by is None or constant is None or not relu6.quantized:
+        sixth = next((t.reals for t in model.operands(op) if t.name != source), None)
+        if not scaled_by or relu6 is None or made_by is None or sixth is None or not relu6.quantized:
             continue
-        if not np.isclose(constant.reals.max() * 6.0, 1.0, rtol=_NEAR):
+        if not np.isclose(sixth.max(initial=0.0) * 6.0, 1.0, rtol=_NEAR):
             continue
         if _saturates(relu6, made_by, 6.0) and made_by.kind != "Mul":
             yield Gate(made_by, relu6, 6.0)

@@ -94,7 +94,8 @@ def _attach(tensors: dict[str, Tensor], grids: dict[str, tuple[Grid, str, Any]])
 
 
 def _carried(path: Path, model: onnx.ModelProto) -> Carried:
-    keys = tuple(entry.key for entry in model.metadata_props)
+    # "onnx.infer", "onnx.quant.pre_process": marks of ONNX Runtime's tools, nothing for a user.
+    keys = tuple(entry.key for entry in model.metadata_props if not entry.key.startswith("onnx."))
     if METADATA_KEY not in keys:
         return Carried(False, False, keys=keys)
     try:

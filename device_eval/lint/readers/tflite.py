@@ -138,9 +138,9 @@ def _op(model: Any, index: int, op: Any, tensors: list[Tensor]) -> Op:
         native = f"CUSTOM {(code.customCode or b'').decode('utf-8', 'replace')}"
     kind = _KINDS.get(native, native)
     inputs = tuple(tensors[i].name if i >= 0 else "" for i in op.inputs)
-    outputs = tuple(tensors[i].name for i in op.outputs)
+    outputs = tuple(tensors[i].name for i in op.outputs if i >= 0)
     activation = _ACTIVATIONS.get(getattr(op.builtinOptions, "fusedActivationFunction", 0), "other")
-    made = [tensors[i] for i in op.outputs]
+    made = [tensors[i] for i in op.outputs if i >= 0]
     read = [tensors[i] for i in op.inputs if i >= 0]
     return Op(
         index, kind, native, inputs, outputs, activation, _WEIGHT_AXIS.get(kind), _float(kind, read, made)

@@ -3,7 +3,7 @@
 from device_eval.lint.finding import Rule
 from device_eval.lint.rules.contract import fixed_grids, pass_through, weight_zero_points, wrong_bias_scales
 from device_eval.lint.rules.float_islands import float_islands, float_layers
-from device_eval.lint.rules.hard_activations import hard_sigmoid_ranges, hard_swish_inputs
+from device_eval.lint.rules.hard_activations import extreme_ranges, hard_sigmoid_ranges, hard_swish_inputs
 from device_eval.lint.rules.metadata import missing_metadata
 from device_eval.lint.rules.partitions import partitions
 from device_eval.lint.rules.requantization import requantization
@@ -21,6 +21,7 @@ RULES: tuple[Rule, ...] = (
     requantization,
     partitions,
     dead_scales,
+    extreme_ranges,
     hard_swish_inputs,
     hard_sigmoid_ranges,
     per_tensor_weights,

@@ -10,6 +10,9 @@ WASTED = 0.05
 """Share of levels below -3 from which a range counts as reaching well below it."""
 
 MANY_WASTED = 0.25
+MIN_SITES = 3
+"""So many coincidences are none."""
+
 CLIPPED = 0.02
 """Share of [0, top] that a gate may miss before it is a warning."""
 
@@ -38,11 +41,45 @@ def _wasted(model: Model, site: HardSwishSite, wasted: float) -> Finding:
         f"h-swish input covers {low:.4g} .. {high:.4g} in steps of {site.x.scale:.3g}: {wasted:.0%} of its "
         f"levels lie below {zero_below:.3g}, where h-swish is 0; {site.ramp / site.x.scale:.3g} steps are "
         f"left for its curve ({curve}), {finer:.3g} times as many if floored",
-        "all levels below -3 mean the same 0, and the rest is rounded that much coarser; h-swish inputs are "
-        "where MobileNetV3 loses most",
+        "all levels below -3 mean the same 0, and the rest of the range is rounded that much coarser",
         "end the range at -3 (`qmnv3 ptq` does)",
         wasted,
     )
+
+
+def extreme_ranges(model: Model) -> Iterator[Finding]:
+    """h-swish outputs that all end exactly where their inputs do: ranges are plain extremes.
+
+    h-swish(x) = x from 3 on, so the largest input seen is the largest output seen; ranges chosen by an
+    error end differently, since both tensors have different steps and distributions.
+    """
+    ends = [pair for site in hard_swish_sites(model) if (pair := _upper_ends(model, site)) is not None]
+    alike = [inner for inner, outer, tolerance in ends if abs(inner - outer) <= tolerance]
+    if len(ends) < MIN_SITES or len(alike) < len(ends):
+        return
+    yield Finding(
+        "extreme-ranges",
+        "warning",
+        "accuracy",
+        model.path.name,
+        f"at all {len(ends)} h-swish the output's range ends where the input's does (at {alike[0]:.3g}, "
+        f"{alike[1]:.3g}, {alike[2]:.3g}, ...): ranges are the extremes seen in calibration, or percentiles",
+        "an outlier coarsens every step of its tensor, and what the calibration images did not reach is cut "
+        "off: logits above the end of their range all tie",
+        "choose ranges by the error they cause (`qmnv3 ptq` does), on 100 or more images like those to come",
+    )
+
+
+def _upper_ends(model: Model, site: HardSwishSite) -> tuple[float, float, float] | None:
+    """Upper ends of input and output in units of the input, and the rounding that both have."""
+    output = model.output(site.op)
+    high = site.x.span[1]
+    if output is None or not output.quantized or high <= site.zero_below + site.ramp:
+        return None
+    # x * gate is declared as many times larger as the gate is.
+    scaled = (output.span[1] / declared for declared in (1.0, site.gate_top or 1.0))
+    end = min(scaled, key=lambda value: abs(value - high))
+    return high, end, max(site.x.scale, output.scale)
 
 
 def hard_sigmoid_ranges(model: Model) -> Iterator[Finding]:

@@ -23,7 +23,9 @@ def missing_metadata(model: Model) -> Iterator[Finding]:
         what = f"no entry qmnv3 knows in its metadata_props ({', '.join(carried.keys)})"
         yield Finding("metadata", "note", "use", place, what, _WHY, _FIX)
     elif not carried.normalization:
-        what = "no metadata_props" if model.format == "onnx" else "no normalization in its metadata"
+        what = (
+            "nothing in its metadata_props" if model.format == "onnx" else "no normalization in its metadata"
+        )
         yield Finding("metadata", "warning", "use", place, what, _WHY, _FIX)
     elif not carried.labels:
         why = "its outputs are numbers without class names"

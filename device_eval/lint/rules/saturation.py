@@ -50,9 +50,9 @@ def saturated_weights(model: Model) -> Iterator[Finding]:
     for layer in layers(model):
         at_ends = _at_ends(layer)
         share = at_ends.mean(axis=1)
+        cut = (share > AT_ENDS) & (layer.weight.shape[1] >= MIN_TAPS)
         # Weights of one size, like +1 and -1, sit at the ends without having been cut off.
-        varied = np.array([np.unique(np.abs(row[row != 0])).size > 2 for row in layer.weight], bool)
-        cut = (share > AT_ENDS) & varied & (layer.weight.shape[1] >= MIN_TAPS)
+        cut[cut] = [np.unique(np.abs(row[row != 0])).size > 2 for row in layer.weight[cut]]
         if not cut.any():
             continue
         channel = int((share * cut).argmax())

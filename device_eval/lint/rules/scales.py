@@ -131,7 +131,5 @@ def _elementwise(model: Model, op: Op, output: Tensor) -> float | None:
 
 
 def _ends(tensor: Tensor) -> tuple[float, float]:
-    if tensor.data is None:
-        return tensor.span
     reals = tensor.reals
-    return float(reals.min()), float(reals.max())
+    return tensor.span if reals is None or not reals.size else (float(reals.min()), float(reals.max()))

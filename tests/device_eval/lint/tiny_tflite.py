@@ -1,5 +1,6 @@
 """TFLite files of a few operations, with any scale, written by the schema's own object API."""
 
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,9 @@ from typing import Any
 import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+from device_eval.lint import Finding, lint
 
 DTYPES = {
     "float32": schema.TensorType.FLOAT32,
@@ -100,8 +104,15 @@ class TinyTflite:
         channels = weight.shape[axis]
         dtype = "uint8" if source.type == DTYPES["uint8"] else "int8"
         scales = np.atleast_1d(np.asarray(scale, np.float32))
+        scale_axis = axis if scales.size > 1 else 0
         w = self.tensor(
-            f"{name}/weight", weight.shape, scale, weight_zero_point, dtype=dtype, axis=axis, data=weight
+            f"{name}/weight",
+            weight.shape,
+            scale,
+            weight_zero_point,
+            dtype=dtype,
+            axis=scale_axis,
+            data=weight,
         )
         bias_scale = (np.float32(source.quantization.scale[0]) * scales).tolist()
         b = self.tensor(
@@ -125,9 +136,23 @@ class TinyTflite:
         """ADD, SUB or MUL of two tensors into the grid `out`."""
         options = getattr(schema, f"{kind.title()}OptionsT")()
         options.fusedActivationFunction = ACTIVATIONS[activation]
-        wider = max(self.graph.tensors[a].shape, self.graph.tensors[b].shape, key=len)
+        wider = max(self.graph.tensors[a].shape, self.graph.tensors[b].shape, key=np.prod)
         dtype = "uint8" if self.graph.tensors[a].type == DTYPES["uint8"] else "int8"
         return self.op(kind, [a, b], self.tensor(name, tuple(wider), *out, dtype=dtype), options)
+
+    def pool(self, kind: str, x: int, name: str, out: tuple[float, int]) -> int:
+        """AVERAGE_POOL_2D or MAX_POOL_2D over the whole map."""
+        n, height, width, channels = self.graph.tensors[x].shape
+        options = schema.Pool2DOptionsT()
+        options.padding = schema.Padding.VALID
+        options.strideH, options.strideW = height, width
+        options.filterHeight, options.filterWidth = height, width
+        return self.op(kind, [x], self.tensor(name, (n, 1, 1, channels), *out), options)
+
+    def hard_swish(self, x: int, name: str, out: tuple[float, int]) -> int:
+        """HARD_SWISH."""
+        y = self.tensor(name, tuple(self.graph.tensors[x].shape), *out)
+        return self.op("HARD_SWISH", [x], y, schema.HardSwishOptionsT())
 
     def bytes(self, inputs: list[int], outputs: list[int]) -> bytes:
         """The flatbuffer."""
@@ -140,3 +165,21 @@ class TinyTflite:
         """The flatbuffer as a file."""
         path.write_bytes(self.bytes(inputs, outputs))
         return path
+
+
+def invoke(model: bytes, *images: np.ndarray) -> np.ndarray:
+    """Output integers of LiteRT's built-in kernels."""
+    resolver = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    made = Interpreter(model_content=model, experimental_op_resolver_type=resolver, num_threads=1)
+    made.allocate_tensors()
+    for detail, image in zip(made.get_input_details(), images, strict=True):
+        made.set_tensor(detail["index"], image)
+    made.invoke()
+    return made.get_tensor(made.get_output_details()[0]["index"])
+
+
+def linted(model: TinyTflite, inputs: list[int], output: int) -> list[Finding]:
+    """Findings of the file with these inputs and this output; metadata, which none has, left out."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = lint(model.write(Path(folder) / "tiny.tflite", inputs, [output]))
+    return [finding for finding in report.findings if finding.rule != "metadata"]
