@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-ObserverKind = Literal["minmax", "moving_average", "percentile", "mse", "kl"]
+ObserverKind = Literal["search", "minmax", "moving_average", "percentile", "mse", "kl"]
 
 
 class _Strict(BaseModel):
@@ -12,13 +12,14 @@ class _Strict(BaseModel):
 
 
 class ActivationConfig(_Strict):
-    """Ranges of activation tensors.
+    """Ranges of activation tensors from level 1 on; level 0 always takes "minmax".
 
-    `percentile` is the share of values (in %) kept by the "percentile" observer, `momentum` the weight of
-    the past in "moving_average".
+    "search" takes the range whose errors move the network's prediction least. The others look at one
+    tensor alone: `percentile` is the share of values (in %) the "percentile" observer keeps, `momentum` the
+    weight of the past in "moving_average" (which follows batches, so it cannot follow equalization).
     """
 
-    observer: ObserverKind = "mse"
+    observer: ObserverKind = "search"
     percentile: Annotated[float, Field(gt=50, le=100)] = 99.99
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
 
@@ -29,24 +30,39 @@ class WeightConfig(_Strict):
     granularity: Literal["per_channel", "per_tensor"] = "per_channel"
 
 
-class HardSwishConfig(_Strict):
-    """Ranges of the tensors around h-swish: by the error at its output, or like any other activation.
+class EqualizationConfig(_Strict):
+    """Which groups of tensors are equalized (level 2 and up).
 
-    Few channels of an h-swish tensor hold its largest values, and clipping them costs less than a coarse
-    step costs all others: `error_exponent` 1 (mean absolute error) keeps more accuracy than 2. Either way
-    the input's range never reaches below -3, where h-swish is 0.
+    A group is taken when the predicted KL divergence falls by more than `min_gain` of the whole network's,
+    and, where h-swish's gate becomes a depthwise convolution, by `min_gain` for every percent of the
+    network's work (activation elements written) that adds.
     """
 
-    ranges: Literal["output_error", "activations"] = "output_error"
-    error_exponent: Annotated[float, Field(gt=0, le=4)] = 1.0
+    min_gain: Annotated[float, Field(ge=0, lt=1)] = 0.001
+
+
+class BiasCorrectionConfig(_Strict):
+    """How biases take back the mean error of quantization (level 3 and up).
+
+    "empirical" compares the quantized network with float on the images; "analytic" needs no images: it
+    expects the inputs that the BatchNorm before a layer promises, and corrects for weight rounding alone.
+    """
+
+    method: Literal["empirical", "analytic"] = "empirical"
 
 
 class PtqConfig(_Strict):
-    """A whole PTQ recipe. `images` are drawn from the calibration folder with `seed`."""
+    """A whole PTQ recipe. `images` are drawn from the calibration folder with `seed`.
 
+    `level` says how far to climb: 0 min-max, 1 range search, 2 and equalization, 3 and bias correction,
+    4 and AdaRound, 5 and block reconstruction.
+    """
+
+    level: Annotated[int, Field(strict=True, ge=0, le=5)] = 3
     images: Annotated[int, Field(strict=True, ge=1)] = 200
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**63)] = 0
     batch_size: Annotated[int, Field(strict=True, ge=1)] = 20
     activations: ActivationConfig = ActivationConfig()
     weights: WeightConfig = WeightConfig()
-    hard_swish: HardSwishConfig = HardSwishConfig()
+    equalization: EqualizationConfig = EqualizationConfig()
+    bias_correction: BiasCorrectionConfig = BiasCorrectionConfig()

@@ -1,11 +1,10 @@
 """Observed ranges to frozen scales, with a floor so that a dead tensor does not get a dead scale."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import fx
 
-from calibration.observers import HARD_SWISH_FLOOR
 from qmnv3.errors import CalibrationError
 from qmnv3.quant.affine import HARD_SWISH_GATE_QPARAMS, asymmetric_qparams
 from qmnv3.quant.fake_quant import WeightFakeQuantize
@@ -26,13 +25,15 @@ class FlooredScale:
     scale: float
 
 
-def freeze(prepared: fx.GraphModule) -> tuple[FlooredScale, ...]:
-    """Give every observed FakeQuantize its qparams, in execution order; returns the floored ones.
+def freeze(prepared: fx.GraphModule, ranges: Mapping[str, Range]) -> tuple[FlooredScale, ...]:
+    """Give every site without a fixed grid the qparams of its range; returns the floored ones.
 
-    Observers stay attached (their histograms feed the report) until `detach_observers`.
+    Raises CalibrationError for a site without a range.
     """
     sites = read_sites(prepared)
-    ranges = _observed_ranges(sites)
+    missing = [site.name for site in sites if not site.fake_quant.fixed and site.name not in ranges]
+    if missing:
+        raise CalibrationError(f"{missing[0]}: has no range; calibrate before freezing")
     required: dict[str, float] = {}
     floors = _assign_scales(sites, ranges, required)
     # A raised scale raises the floors of what reads it, so all are chosen anew until no ADD asks for more.
@@ -52,36 +53,8 @@ def _scale_of(site: Site) -> float:
     return float(site.fake_quant.qparams.scale)
 
 
-def detach_observers(prepared: fx.GraphModule) -> None:
-    """Stop observing; frozen qparams stay."""
-    for site in read_sites(prepared):
-        site.fake_quant.observer = None
-
-
-def hard_swish_inputs(sites: Sequence[Site]) -> frozenset[str]:
-    """Sites that nothing but h-swish reads, so that values below -3 need no representation."""
-    readers: dict[str, set[str]] = {}
-    for site in sites:
-        for name in site.inputs:
-            readers.setdefault(name, set()).add(site.kind)
-    return frozenset(name for name, kinds in readers.items() if kinds == {"hard_swish"})
-
-
-def _observed_ranges(sites: Sequence[Site]) -> dict[str, Range]:
-    only_hard_swish = hard_swish_inputs(sites)
-    ranges = {}
-    for site in sites:
-        if site.fake_quant.fixed:
-            continue
-        if site.fake_quant.observer is None:
-            raise CalibrationError(f"{site.name}: was not observed; calibrate before freezing")
-        low, high = site.fake_quant.observer.range()
-        ranges[site.name] = (max(low, HARD_SWISH_FLOOR) if site.name in only_hard_swish else low, high)
-    return ranges
-
-
 def _assign_scales(
-    sites: Sequence[Site], ranges: dict[str, Range], required: dict[str, float]
+    sites: Sequence[Site], ranges: Mapping[str, Range], required: dict[str, float]
 ) -> dict[str, float]:
     """Give every observed site its grid in execution order; returns the floor each scale respects."""
     floors: dict[str, float] = {}
@@ -102,7 +75,8 @@ def _required_by_adds(sites: Sequence[Site], floors: dict[str, float]) -> dict[s
     scales = {site.name: _scale_of(site) for site in sites}
     required: dict[str, float] = {}
     for site in sites:
-        if site.kind in ("add", "hard_swish"):
+        equalized = site.hard_swish is not None and site.hard_swish.factors is not None
+        if site.kind in ("add", "hard_swish") and not equalized:  # whose gate is a depthwise convolution
             output = scales[site.name] if site.kind == "add" else float(HARD_SWISH_GATE_QPARAMS.scale)
             for name in floors.keys() & set(site.inputs):
                 if scales[name] < output * ADD_RATIO_MIN * 0.999:  # the scale itself is float32

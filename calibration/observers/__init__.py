@@ -7,8 +7,6 @@ from calibration.observers.observers import (
     HistogramObserver,
     MovingAverageObserver,
     Observer,
-    hard_swish_input_observer,
-    hard_swish_output_observer,
     make_observer,
 )
 from calibration.observers.ranges import error_range, kl_range, percentile_range
@@ -22,8 +20,6 @@ __all__ = [
     "MovingAverageObserver",
     "Observer",
     "error_range",
-    "hard_swish_input_observer",
-    "hard_swish_output_observer",
     "kl_range",
     "make_observer",
     "percentile_range",

@@ -6,7 +6,7 @@ import torch
 
 from calibration.config import ActivationConfig
 from calibration.observers.histogram import Histogram
-from calibration.observers.ranges import Array, Range, error_range, kl_range, percentile_range
+from calibration.observers.ranges import Range, error_range, kl_range, percentile_range
 
 HARD_SWISH_FLOOR = -3.0
 
@@ -16,7 +16,7 @@ class HistogramObserver:
 
     def __init__(self, choose: Callable[[Histogram], Range]) -> None:
         self.histogram = Histogram()
-        self._choose = choose
+        self.choose = choose
 
     def update(self, values: torch.Tensor) -> None:
         """Take in a batch."""
@@ -24,7 +24,7 @@ class HistogramObserver:
 
     def range(self) -> Range:
         """Low and high end in real units."""
-        return self._choose(self.histogram)
+        return self.choose(self.histogram)
 
 
 class MovingAverageObserver:
@@ -53,10 +53,8 @@ Observer = HistogramObserver | MovingAverageObserver
 
 
 def make_observer(config: ActivationConfig) -> Observer:
-    """The observer a recipe asks for."""
+    """The observer a recipe asks for; ValueError for kinds that look at channels, not at a histogram."""
     match config.observer:
-        case "minmax":
-            return HistogramObserver(lambda histogram: (histogram.low, histogram.high))
         case "percentile":
             return HistogramObserver(lambda histogram: percentile_range(histogram, config.percentile))
         case "mse":
@@ -65,19 +63,4 @@ def make_observer(config: ActivationConfig) -> Observer:
             return HistogramObserver(kl_range)
         case "moving_average":
             return MovingAverageObserver(config.momentum)
-
-
-def hard_swish_input_observer(exponent: float) -> Observer:
-    """For a tensor only h-swish reads: floored at -3, chosen by the error at h-swish's output."""
-    return HistogramObserver(lambda histogram: error_range(histogram, exponent, hard_swish, HARD_SWISH_FLOOR))
-
-
-def hard_swish_output_observer(exponent: float) -> Observer:
-    """For what h-swish returns: the same measure of error, on the values themselves."""
-    return HistogramObserver(lambda histogram: error_range(histogram, exponent))
-
-
-def hard_swish(x: Array) -> Array:
-    """x * relu6(x + 3) / 6, elementwise (MobileNetV3 section 5.2)."""
-    result: Array = x * (x + 3.0).clip(0.0, 6.0) / 6.0
-    return result
+    raise ValueError(f"{config.observer!r} needs no observer")

@@ -1,7 +1,5 @@
 """Choosing a quantization range from a histogram: pure functions, vectorised over candidate ranges."""
 
-from collections.abc import Callable
-
 import numpy as np
 import numpy.typing as npt
 from scipy.special import rel_entr
@@ -26,27 +24,15 @@ def percentile_range(histogram: Histogram, percentile: float) -> Range:
     return max(float(low), histogram.low), min(float(high), histogram.high)
 
 
-def error_range(
-    histogram: Histogram,
-    exponent: float = 2.0,
-    transform: Callable[[Array], Array] | None = None,
-    floor: float = -np.inf,
-) -> Range:
-    """Range with the least mean |quantization error| ** `exponent`, searched over both ends.
-
-    Exponent 2 is the MSE. Lower ones let rare large values count less against the many small ones. With
-    `transform` the error is measured behind it: transform(q(x)) - transform(x). `floor` is the lowest useful
-    low end (-3 before h-swish, which is 0 below).
-    """
+def error_range(histogram: Histogram) -> Range:
+    """Range with the least mean squared quantization error, searched over both ends."""
     seen = histogram.counts > 0
     values, weights = histogram.centers()[seen], histogram.counts[seen].astype(np.float64)
-    low, high = max(min(histogram.low, 0.0), floor), max(histogram.high, 0.0)
-    target = transform(values) if transform else values
+    low, high = min(histogram.low, 0.0), max(histogram.high, 0.0)
 
     def best(lows: Array, highs: Array) -> int:
-        quantized = _quantize(values, lows[:, None], highs[:, None])
-        error = np.abs((transform(quantized) if transform else quantized) - target)
-        return int(np.argmin(error**exponent @ weights))
+        error = _quantize(values, lows[:, None], highs[:, None]) - values
+        return int(np.argmin(np.square(error) @ weights))
 
     lows, highs = low * _FRACTIONS, high * _FRACTIONS
     chosen = (low, high)

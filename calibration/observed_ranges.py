@@ -1,0 +1,56 @@
+"""Ranges from what each tensor alone showed: min-max, and the baselines percentile, MSE, KL, moving average."""
+
+from collections.abc import Mapping
+
+from torch import fx
+
+from calibration.config import ActivationConfig
+from calibration.observers import HARD_SWISH_FLOOR, Histogram, HistogramObserver, make_observer
+from calibration.range_search import Range, only_hard_swish_reader
+from calibration.statistics import Observer, Statistics
+from qmnv3.errors import CalibrationError
+from qmnv3.quant.sites import Site, read_sites
+
+
+def make_observers(prepared: fx.GraphModule, config: ActivationConfig) -> dict[str, Observer]:
+    """An observer for every site without a fixed grid; none where min-max or range search needs none."""
+    if config.observer in ("minmax", "search"):
+        return {}
+    return {s.name: make_observer(config) for s in read_sites(prepared) if not s.fake_quant.fixed}
+
+
+def observed_ranges(
+    prepared: fx.GraphModule, statistics: Statistics, observers: Mapping[str, Observer]
+) -> dict[str, Range]:
+    """Range of every site without a fixed grid: its observer's, or without one its smallest and largest value.
+
+    Nothing reaches below -3 where only h-swish reads, which is 0 there.
+    """
+    sites = read_sites(prepared)
+    ranges = {}
+    for site in sites:
+        if site.fake_quant.fixed:
+            continue
+        low, high = _range(site, statistics, observers.get(site.name))
+        reader = only_hard_swish_reader(site, sites)
+        if reader is not None and site.fake_quant.factors is None:
+            low = max(low, HARD_SWISH_FLOOR)
+        elif reader is not None:
+            low = max(low, HARD_SWISH_FLOOR * float(site.fake_quant.factors.max()))
+        ranges[site.name] = (low, high)
+    return ranges
+
+
+def _range(site: Site, statistics: Statistics, observer: Observer | None) -> Range:
+    channels = statistics.channels(site)
+    if observer is None:
+        return float(channels.low.min()), float(channels.high.max())
+    if site.fake_quant.factors is None:
+        return observer.range()
+    if not isinstance(observer, HistogramObserver):
+        raise CalibrationError(
+            f"{site.name}: moving_average saw it before equalization; take another observer or level 1"
+        )
+    histogram = Histogram()
+    histogram.update(channels.rows)
+    return observer.choose(histogram)
