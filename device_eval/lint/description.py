@@ -67,6 +67,11 @@ class Tensor:
         return "float" in self.dtype
 
     @property
+    def is_16_bit(self) -> bool:
+        """Whether it has 16 bits: zero point 0, and 256 times finer steps to waste."""
+        return self.dtype in ("int16", "uint16")
+
+    @property
     def limits(self) -> tuple[int, int]:
         """Smallest and largest integer of its type."""
         info = np.iinfo(self.dtype)

@@ -23,7 +23,12 @@ def hard_swish_inputs(model: Model) -> Iterator[Finding]:
         readers = {op.index for op in model.consumers(site.x.name)}
         low, high = site.x.span
         wasted = min((site.zero_below - low) / (high - low), 1.0)
-        if wasted < WASTED or not readers <= set(site.readers) or site.x.name in model.outputs:
+        if (
+            site.x.is_16_bit
+            or wasted < WASTED
+            or not readers <= set(site.readers)
+            or site.x.name in model.outputs
+        ):
             continue
         yield _wasted(model, site, wasted)
 
@@ -85,6 +90,8 @@ def _upper_ends(model: Model, site: HardSwishSite) -> tuple[float, float, float]
 def hard_sigmoid_ranges(model: Model) -> Iterator[Finding]:
     """Gates whose grid is not exactly the [0, 1] or [0, 6] that hard-sigmoid has."""
     for gate in gates(model):
+        if gate.tensor.is_16_bit:
+            continue
         low, high = gate.tensor.span
         step = gate.tensor.scale
         # One step is free: a grid of 256 steps ends just below the top.

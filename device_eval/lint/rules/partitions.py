@@ -96,15 +96,15 @@ def reason_outside(model: Model, op: Op) -> tuple[str, str]:
         return f"it computes in float, {op.float_reason}", "quantize its inputs and outputs"
     if op.kind in _NO_KERNEL:
         return _NO_KERNEL[op.kind]
+    operands = [tensor for tensor in (*model.operands(op), model.output(op)) if tensor is not None]
+    if any(tensor.is_16_bit for tensor in operands):
+        return "XNNPACK has no 16-bit kernels", "keep 16-bit tensors to the few that need them"
     ratio = left_out_because(model, op)
     if ratio is not None:
         return ratio, "choose the scales of both sides closer together"
-    operands = [tensor for tensor in (*model.operands(op), model.output(op)) if tensor is not None]
     unusable = next((t for t in operands if t.grid is not None and not t.grid.valid), None)
     if unusable is not None:
         return f"the scale of {short(unusable.name)} is unusable", "quantize it again"
-    if any(tensor.dtype == "int16" for tensor in operands):
-        return "XNNPACK has no 16-bit kernels", "keep 16-bit tensors to the few that need them"
     if op.kind in LAYERS and model.input(op, 2) is None:
         return "it has no bias", "give it a bias of zeros"
     kinds = Counter(tensor.dtype for tensor in operands)

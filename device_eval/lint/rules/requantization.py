@@ -58,7 +58,9 @@ def operand_ratios(model: Model, op: Op) -> tuple[float, ...]:
     """The ratios that the delegate checks for an elementwise operation; empty when it has none."""
     output = model.output(op)
     operands = [tensor for tensor in model.operands(op) if tensor.quantized]
-    if output is None or not output.quantized or any(t.dtype != output.dtype for t in operands):
+    if output is None or not output.quantized or output.is_16_bit:
+        return ()
+    if any(tensor.dtype != output.dtype for tensor in operands):
         return ()
     if op.kind == "Mul" and len(operands) == 2:
         return (operands[0].scale * operands[1].scale / output.scale,)
@@ -99,7 +101,7 @@ def _layer_ratios(model: Model) -> Iterator[Finding]:
     for layer in layers(model):
         channel = int(layer.ratio.argmax())
         ratio = float(layer.ratio[channel])
-        if ratio < LAYER_LIMIT:
+        if ratio < LAYER_LIMIT or layer.x.is_16_bit:
             continue
         over = int((layer.ratio >= LAYER_LIMIT).sum())
         yield Finding(

@@ -26,6 +26,9 @@ def accumulator_overflow(model: Model) -> Iterator[Finding]:
     """Layers whose int32 sum can overflow, or whose bias sits at the end of int32."""
     for layer in layers(model):
         low, high = accumulator_bounds(layer)
+        if layer.x.is_16_bit:
+            # Its sum has 64 bits.
+            continue
         largest = np.maximum(-low, high)
         over = np.abs(layer.bias) >= INT32_MAX
         over |= largest > INT32_MAX
@@ -129,7 +132,7 @@ def _few(model: Model, layer: Layer, count: int, least: float) -> Finding:
         "note",
         "accuracy",
         model.where(layer.op),
-        f"{count} of {len(layer.weight)} channels can reach fewer than {FEW_LEVELS} of 256 levels (least: "
+        f"{count} of {len(layer.weight)} channels can reach fewer than {FEW_LEVELS} levels (least: "
         f"{least + 1:.0f}), whatever the input",
         "one scale serves all channels of an activation, and the largest set it",
         "equalize: move the difference into the next layer's weights (`qmnv3 ptq --level 2` and up)",

@@ -106,3 +106,15 @@ def test_run_tflite_and_onnx_of_one_graph_give_the_same_findings(tmp_path: Path)
 def test_folder_that_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(GraphError, match="not a RUN folder"):
         lint(tmp_path)
+
+
+def test_int16_around_h_swish_is_only_slow(tmp_path: Path) -> None:
+    """int16 has no zero point: its range reaches below -3 by necessity, and its steps are fine enough."""
+    model = TinyTflite()
+    x = model.tensor("x", MAP, 12 / 32767, dtype="int16")
+    three = model.tensor("three", (1,), 3 / 32767, dtype="int16", data=32767)
+    gate = model.binary("ADD", x, three, "gate", (6 / 32767, 0), "relu6")
+    y = model.binary("MUL", x, gate, "y", (72 / 32767, 0))
+    found = linted(model, [x], y)
+    assert {f.rule for f in found} == {"partitions"}
+    assert {f.what for f in found[1:]} == {"outside XNNPACK: XNNPACK has no 16-bit kernels"}

@@ -16,6 +16,7 @@ DTYPES = {
     "float32": schema.TensorType.FLOAT32,
     "int8": schema.TensorType.INT8,
     "uint8": schema.TensorType.UINT8,
+    "int16": schema.TensorType.INT16,
     "int32": schema.TensorType.INT32,
 }
 ACTIVATIONS = {"none": 0, "relu": 1, "relu6": 3}
@@ -137,7 +138,7 @@ class TinyTflite:
         options = getattr(schema, f"{kind.title()}OptionsT")()
         options.fusedActivationFunction = ACTIVATIONS[activation]
         wider = max(self.graph.tensors[a].shape, self.graph.tensors[b].shape, key=np.prod)
-        dtype = "uint8" if self.graph.tensors[a].type == DTYPES["uint8"] else "int8"
+        dtype = next(name for name, code in DTYPES.items() if code == self.graph.tensors[a].type)
         return self.op(kind, [a, b], self.tensor(name, tuple(wider), *out, dtype=dtype), options)
 
     def pool(self, kind: str, x: int, name: str, out: tuple[float, int]) -> int:
