@@ -70,9 +70,7 @@ class Frontier:
         self._budget = budget_bytes
         self._folder = tempfile.TemporaryDirectory(prefix="qmnv3-activations-")
         self._files = 0
-        self._last_reader = {
-            source: node for node in prepared.graph.nodes for source in node.all_input_nodes
-        }
+        self._last_reader = {source: node for node in prepared.graph.nodes for source in node.all_input_nodes}
 
     def __enter__(self) -> "Frontier":
         return self

@@ -1,43 +1,48 @@
 """Post-training quantization: float model and images in, frozen fake-quantized model and report out."""
 
-from collections.abc import Callable, Iterable
+import copy
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import fx, nn
 
+from calibration import bias_correction, equalization, ranges
+from calibration.algorithm import Algorithm
 from calibration.config import PtqConfig
-from calibration.freeze import FlooredScale, detach_observers, freeze, hard_swish_inputs
-from calibration.observers import hard_swish_input_observer, hard_swish_output_observer, make_observer
+from calibration.freeze import FlooredScale
+from calibration.observed_ranges import make_observers
+from calibration.progress import Progress, silent
 from calibration.report import layer_table, sqnr_db
-from qmnv3.errors import CalibrationError
+from calibration.statistics import ImageSource, Need, Statistics, collect, to_nchw
 from qmnv3.preprocessing import Preprocessing
 from qmnv3.quant.fake_quant import fake_quant
 from qmnv3.quant.prepare import prepare
-from qmnv3.quant.sites import read_sites
-
-Images = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Result of `calibrate`: the frozen model and what was seen on the way."""
+    """Result of `calibrate`: the frozen model, its float parent (prepared alike) and what was seen on the way."""
 
     model: fx.GraphModule
-    images: int
+    parent: fx.GraphModule
+    statistics: Statistics
     layers: list[dict[str, Any]]
     floored: tuple[FlooredScale, ...]
     logits: dict[str, Any]
 
+    @property
+    def images(self) -> int:
+        """How many images were used."""
+        return self.statistics.count
+
     def to_json(self) -> dict[str, Any]:
-        """Everything but the model."""
+        """Everything but the models."""
         return {
             "images": self.images,
             "logits": self.logits,
             "floored_scales": [asdict(f) for f in self.floored],
+            "equalization": self.model.meta.get(equalization.REPORT, []),
             "layers": self.layers,
         }
 
@@ -45,64 +50,60 @@ class Calibration:
 def calibrate(
     model: nn.Module,
     preprocessing: Preprocessing,
-    batches: Iterable[Images],
+    images: ImageSource,
     config: PtqConfig,
-    advance: Callable[[int], None] = lambda count: None,
+    progress: Progress = silent,
 ) -> Calibration:
-    """Prepare `model`, observe it on `batches` (float32 NHWC, normalised) in one pass, and freeze scales.
+    """Prepare `model`, look at it on `images` in one pass, then apply the algorithms of `config.level`.
 
-    `advance` is told the number of images of each finished batch. Memory does not grow with their number.
-    Raises CalibrationError for no images and for NaN or infinity in a tensor, naming it.
+    `images` is called once for every pass that is needed. Memory does not grow with their number: what does
+    not fit lies in temporary files. Raises CalibrationError for no images and for NaN or infinity in a
+    tensor, naming it.
     """
     prepared = prepare(model, preprocessing, config.weights.granularity)
     prepared = prepared.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    attach_observers(prepared, config)
-    first: tuple[torch.Tensor, torch.Tensor] | None = None
-    count = 0
-    with torch.inference_mode():
-        for batch in batches:
-            images = to_nchw(batch)
-            logits = prepared(images)
-            first = first or (images, logits)
-            count += len(batch)
-            advance(len(batch))
-        if first is None:
-            raise CalibrationError("no images to calibrate on; give at least one")
-        floored = freeze(prepared)
-        layers = layer_table(prepared)
-        detach_observers(prepared)
-        return Calibration(prepared, count, layers, floored, _compare_logits(prepared, *first))
+    prepared.requires_grad_(False)
+    parent = copy.deepcopy(prepared)
+    steps = algorithms(config)
+    statistics = collect(
+        prepared,
+        images,
+        frozenset[Need]().union(*(step.needs(config) for step in steps)),
+        observers=make_observers(prepared, config.activations) if config.level else {},
+        expected=config.images,
+        seed=config.seed,
+        progress=progress,
+    )
+    for step in steps:
+        step.apply(prepared, statistics, config, progress)
+    return Calibration(
+        prepared,
+        parent,
+        statistics,
+        layer_table(prepared, statistics),
+        prepared.meta[ranges.FLOORED],
+        _compare_logits(prepared, parent, next(iter(images()))),
+    )
 
 
-def attach_observers(prepared: fx.GraphModule, config: PtqConfig) -> None:
-    """Give every site that is not fixed the observer the recipe asks for."""
-    sites = read_sites(prepared)
-    only_hard_swish = hard_swish_inputs(sites)
-    by_error = config.hard_swish.ranges == "output_error"
-    exponent = config.hard_swish.error_exponent
-    for site in sites:
-        if site.fake_quant.fixed:
-            continue
-        if by_error and site.name in only_hard_swish:
-            site.fake_quant.observer = hard_swish_input_observer(exponent)
-        elif by_error and site.kind == "hard_swish":
-            site.fake_quant.observer = hard_swish_output_observer(exponent)
-        else:
-            site.fake_quant.observer = make_observer(config.activations)
+def algorithms(config: PtqConfig) -> tuple[Algorithm, ...]:
+    """What each level runs, in order: a level does what the one below does, and one thing more."""
+    steps: list[Algorithm] = []
+    if config.level >= 2:
+        steps.append(equalization)
+    steps.append(ranges)
+    if config.level >= 3:
+        steps.append(bias_correction)
+    return tuple(steps)
 
 
-def to_nchw(batch: Images) -> torch.Tensor:
-    """float32 NHWC array as an NCHW tensor in channels_last memory format, without a copy."""
-    return torch.from_numpy(batch).permute(0, 3, 1, 2)
-
-
-def _compare_logits(
-    prepared: fx.GraphModule, images: torch.Tensor, reference: torch.Tensor
-) -> dict[str, Any]:
+@torch.inference_mode()
+def _compare_logits(prepared: fx.GraphModule, parent: fx.GraphModule, batch: Any) -> dict[str, Any]:
     """How far the frozen model's logits are from float's on the first batch."""
+    images = to_nchw(batch)
+    reference = parent(images).double()
     with fake_quant(prepared):
         quantized = prepared(images).double()
-    reference = reference.double()
     noise = (quantized - reference).square().sum()
     agree = (quantized.argmax(1) == reference.argmax(1)).float().mean()
     return {

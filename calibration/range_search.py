@@ -14,17 +14,29 @@ import torch
 from torch import fx
 
 from calibration.observers import HARD_SWISH_FLOOR, Channels
-from calibration.statistics import Need, Statistics
+from calibration.statistics import Statistics
 from qmnv3.ir import QParams
 from qmnv3.quant.affine import HARD_SWISH_GATE_QPARAMS, asymmetric_qparams, fake_quantize
 from qmnv3.quant.sites import Site, output_site, read_sites
 
-NEEDS: frozenset[Need] = frozenset({"channels", "fisher"})
 Range = tuple[float, float]
 ErrorOf = Callable[[QParams], float]
-# Candidate ends as shares of the observed ones; below a tenth clipping dominates for any real tensor.
-_SHARES = np.geomspace(0.1, 1.0, 20)[:-1]
-_EVALUATED_VALUES = 2**16
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How finely a search looks: candidate ends as shares of the observed ones, rounds, values evaluated.
+
+    Below a tenth of the observed range clipping dominates for any real tensor.
+    """
+
+    shares: tuple[float, ...]
+    rounds: int
+    values: int
+
+
+FINE = Effort(tuple(np.geomspace(0.1, 1.0, 20)[:-1].tolist()), 4, 2**16)
+COARSE = Effort(tuple(np.geomspace(0.25, 1.0, 7)[:-1].tolist()), 1, 2**14)
 
 
 @dataclass(frozen=True)
@@ -33,6 +45,11 @@ class Found:
 
     range: Range
     predicted_kl: float
+
+    @property
+    def qparams(self) -> QParams:
+        """The grid of the range."""
+        return asymmetric_qparams(*self.range)
 
 
 def search_ranges(prepared: fx.GraphModule, statistics: Statistics) -> dict[str, Found]:
@@ -47,7 +64,14 @@ def search_ranges(prepared: fx.GraphModule, statistics: Statistics) -> dict[str,
         if site.name == output:
             found[site.name] = _search_logits(statistics.channels(site))
         elif reader is not None:
-            found |= search_hard_swish(site, reader, statistics)
+            assert reader.hard_swish is not None
+            known = reader.hard_swish.factors
+            channels = statistics.channels(site)
+            factors = torch.ones_like(channels.low) if known is None else known
+            pair = search_hard_swish(
+                channels, statistics.channels(reader), statistics.fisher(reader), factors
+            )
+            found[site.name], found[reader.name] = pair
         else:
             found[site.name] = search_tensor(statistics.channels(site), statistics.fisher(site))
     return found
@@ -59,42 +83,43 @@ def only_hard_swish_reader(site: Site, sites: Sequence[Site]) -> Site | None:
     return readers[0] if len(readers) == 1 and readers[0].kind == "hard_swish" else None
 
 
-def search_tensor(channels: Channels, fisher: torch.Tensor) -> Found:
+def search_tensor(channels: Channels, fisher: torch.Tensor, effort: Effort = FINE) -> Found:
     """Range of a tensor whose error in channel c costs `fisher[c]` / 2 per unit of its square."""
-    rows = _evaluated(channels)
+    rows = _evaluated(channels, effort)
 
     def error(qparams: QParams) -> float:
         squared = (fake_quantize(rows, qparams) - rows).square().mean(0)
         return float(squared @ fisher) / 2.0
 
-    return _descend(error, _observed(channels))
+    return _descend(error, _observed(channels), effort)
 
 
-def search_hard_swish(site: Site, reader: Site, statistics: Statistics) -> dict[str, Found]:
-    """Ranges of h-swish's input `site` and output `reader`, chosen in turns for the error at the output."""
-    channels, fisher = statistics.channels(site), statistics.fisher(reader)
-    assert reader.hard_swish is not None
-    factors = reader.hard_swish.factors
-    factors = torch.ones_like(channels.low) if factors is None else factors
-    rows = _evaluated(channels)
+def search_hard_swish(
+    channels: Channels, output: Channels, fisher: torch.Tensor, factors: torch.Tensor, effort: Effort = FINE
+) -> tuple[Found, Found]:
+    """Ranges of an h-swish's input (`channels`) and `output`, both by the error at the output.
+
+    `fisher` [C] is the output's. `factors` [C] are those of an equalized h-swish, else 1. The output's range
+    is searched on what the quantized input and gate give; its predicted KL is what it adds.
+    """
+    rows = _evaluated(channels, effort)
     exact = hard_swish(rows, factors)
     floors = torch.maximum(channels.low, HARD_SWISH_FLOOR * factors)
     input_range = (min(float(floors.min()), 0.0), max(float(channels.high.max()), 0.0))
-    output_range = _observed(statistics.channels(reader))
 
     def input_error(qparams: QParams) -> float:
         computed = hard_swish(fake_quantize(rows, qparams), factors, rounded=True)
         return float((computed - exact).square().mean(0) @ fisher) / 2.0
 
-    found_input = _descend(input_error, input_range)
-    computed = hard_swish(fake_quantize(rows, asymmetric_qparams(*found_input.range)), factors, rounded=True)
+    found_input = _descend(input_error, input_range, effort)
+    computed = hard_swish(fake_quantize(rows, found_input.qparams), factors, rounded=True)
 
     def output_error(qparams: QParams) -> float:
         return float((fake_quantize(computed, qparams) - exact).square().mean(0) @ fisher) / 2.0
 
-    found_output = _descend(output_error, output_range)
+    found_output = _descend(output_error, _observed(output), effort)
     added = max(found_output.predicted_kl - found_input.predicted_kl, 0.0)
-    return {site.name: found_input, reader.name: Found(found_output.range, added)}
+    return found_input, Found(found_output.range, added)
 
 
 def hard_swish(x: torch.Tensor, factors: torch.Tensor, rounded: bool = False) -> torch.Tensor:
@@ -111,25 +136,25 @@ def _search_logits(channels: Channels) -> Found:
         quantized = fake_quantize(rows, qparams).log_softmax(1)
         return float((target.exp() * (target - quantized)).sum(1).mean())
 
-    return _descend(error, _observed(channels))
+    return _descend(error, _observed(channels), FINE)
 
 
 def _observed(channels: Channels) -> Range:
     return min(float(channels.low.min()), 0.0), max(float(channels.high.max()), 0.0)
 
 
-def _evaluated(channels: Channels) -> torch.Tensor:
+def _evaluated(channels: Channels, effort: Effort) -> torch.Tensor:
     """As many of the sampled rows as an evaluation needs."""
-    return channels.rows[: max(_EVALUATED_VALUES // channels.rows.shape[1], 64)]
+    return channels.rows[: max(effort.values // channels.rows.shape[1], 64)]
 
 
-def _descend(error: ErrorOf, observed: Range) -> Found:
+def _descend(error: ErrorOf, observed: Range, effort: Effort) -> Found:
     """Least `error` over both ends, one after the other, until neither moves."""
     best, least = observed, error(asymmetric_qparams(*observed))
-    for _ in range(4):
+    for _ in range(effort.rounds):
         before = best
         for end in (1, 0):
-            for share in _SHARES if observed[end] else ():
+            for share in effort.shares if observed[end] else ():
                 candidate = (best[0], observed[1] * share) if end else (observed[0] * share, best[1])
                 value = error(asymmetric_qparams(*candidate))
                 if value < least:

@@ -11,13 +11,14 @@ import torch
 from torch import fx
 
 from calibration.observers import ChannelObserver, Channels, HistogramObserver, MovingAverageObserver
+from calibration.progress import Progress, silent
 from qmnv3.errors import CalibrationError
 from qmnv3.quant.sites import Site, read_sites
 
 Images = npt.NDArray[np.float32]
 # Each call starts again at the first batch: float32 NHWC arrays, normalised.
 ImageSource = Callable[[], Iterable[Images]]
-Need = Literal["channels", "histograms", "fisher"]
+Need = Literal["channels", "fisher"]
 Observer = HistogramObserver | MovingAverageObserver
 
 
@@ -34,6 +35,11 @@ class Statistics:
     observers: Mapping[str, Observer]
     _channels: Mapping[str, Channels]
     _fisher: Mapping[str, torch.Tensor]
+
+    @property
+    def has_fisher(self) -> bool:
+        """Whether gradients were collected."""
+        return bool(self._fisher)
 
     def channels(self, site: Site) -> Channels:
         """Ends and sampled positions of the site's channels."""
@@ -57,12 +63,13 @@ def collect(
     needs: frozenset[Need],
     *,
     observers: Mapping[str, Observer] | None = None,
+    expected: int = 0,
     seed: int = 0,
-    advance: Callable[[int], None] = lambda count: None,
+    progress: Progress = silent,
 ) -> Statistics:
     """Run the float network once over `images`; memory does not grow with their number.
 
-    `observers` are what "histograms" fills. `advance` is told the size of each finished batch. Raises
+    `observers` watch their sites too. `expected` is the number of images, for the progress bar. Raises
     CalibrationError for no images and for NaN or infinity in a tensor, naming it.
     """
     sites = read_sites(prepared)
@@ -71,11 +78,15 @@ def collect(
     if "channels" in needs:
         for name, sampler in samplers.items():
             watching[name].append(sampler)
-    for name, observer in (observers or {}).items() if "histograms" in needs else ():
+    for name, observer in (observers or {}).items():
         watching[name].append(observer)
     fisher = {site.name: torch.zeros(site.output_shape[1], dtype=torch.float64) for site in sites}
     count = 0
-    with _observing(sites, watching), _gradients(sites, fisher, "fisher" in needs):
+    with (
+        _observing(sites, watching),
+        _gradients(sites, fisher, "fisher" in needs),
+        progress("calibrating", expected) as advance,
+    ):
         generator = torch.Generator().manual_seed(seed)
         for batch in images():
             _run(prepared, to_nchw(batch), generator, "fisher" in needs)

@@ -1,0 +1,94 @@
+"""Empirical bias correction: each layer's bias takes back the mean error its quantized inputs and weights cause.
+
+Layers are corrected in order, each with all earlier corrections in effect (Nagel et al. 2019, section 4.2, made
+sequential). The error is weighted by the squared slope of the activation behind the layer at the float value,
+which makes the correction the least-squares one at the activation's output: where h-swish or ReLU is flat an
+error does not count. An unweighted mean would be drawn by values far below -3, and weaken the channel.
+"""
+
+import torch
+from torch import fx
+
+from calibration.config import PtqConfig
+from calibration.frontier import Frontier
+from calibration.progress import Progress, silent
+from calibration.range_search import only_hard_swish_reader
+from calibration.statistics import Need, Statistics
+from qmnv3.quant.fake_quant import QuantWeight, fake_quant
+from qmnv3.quant.sites import Site, read_sites
+
+# A channel of which less than this share is behind a slope is left alone: its mean error is chance.
+_SMALLEST_SHARE = 1e-3
+
+
+def needs(config: PtqConfig) -> frozenset[Need]:
+    """Statistics of the float network."""
+    return frozenset()
+
+
+def apply(
+    graph: fx.GraphModule, statistics: Statistics, config: PtqConfig, progress: Progress = silent
+) -> fx.GraphModule:
+    """Correct every layer's bias on the images; scales must be frozen. Layers without a bias get one."""
+    sites = read_sites(graph)
+    layers = {id(site.layer): site for site in sites if site.layer is not None}
+    nodes = list(graph.graph.nodes)
+    with (
+        Frontier(graph, statistics.images) as exact,
+        Frontier(graph, statistics.images) as quantized,
+        progress("correcting biases", len(nodes)) as advance,
+    ):
+        for node in nodes:
+            exact.execute(node)
+            module = graph.get_submodule(str(node.target)) if node.op == "call_module" else None
+            with fake_quant(graph):
+                if isinstance(module, QuantWeight):
+                    _correct(module, layers[id(module.layer)], sites, (exact, quantized), node)
+                quantized.execute(node)
+            advance(1)
+    return graph
+
+
+@torch.inference_mode()
+def _correct(
+    module: QuantWeight,
+    site: Site,
+    sites: tuple[Site, ...],
+    frontiers: tuple[Frontier, Frontier],
+    node: fx.Node,
+) -> None:
+    exact, quantized = frontiers
+    channels = site.output_shape[1]
+    error = torch.zeros(channels, dtype=torch.float64)
+    weight = torch.zeros(channels, dtype=torch.float64)
+    values = 0
+    for stored, computed in zip(exact.values[node], quantized.compute(node), strict=True):
+        target = stored.load()
+        squared_slope = _slope(site, sites, target).square()
+        over = (0, 2, 3) if target.dim() == 4 else (0,)
+        error += (squared_slope * (computed - target)).double().sum(over)
+        weight += squared_slope.double().sum(over)
+        values += target.numel() // channels
+    mean_error = torch.where(weight > _SMALLEST_SHARE * values, error / weight.clamp(min=1e-30), 0.0)
+    bias = module.layer.bias
+    if bias is None:
+        module.layer.bias = torch.nn.Parameter(-mean_error.float(), requires_grad=False)
+    else:
+        bias.sub_(mean_error.float())
+
+
+def _slope(site: Site, sites: tuple[Site, ...], x: torch.Tensor) -> torch.Tensor:
+    """Derivative of what follows a layer at its output `x`; section 5.2 for the hard activations."""
+    match site.activation:
+        case "relu":
+            return (x > 0).float()
+        case "relu6":
+            return ((x > 0) & (x < 6)).float()
+        case "hard_sigmoid":
+            return (x.abs() < 3).float()
+    reader = only_hard_swish_reader(site, sites)
+    if reader is None:
+        return torch.ones_like(x)
+    factors = site.fake_quant.factors
+    real = x if factors is None else x / factors.reshape(-1, *[1] * (x.dim() - 2))
+    return torch.where(real <= -3, 0.0, torch.where(real >= 3, 1.0, real / 3.0 + 0.5))
