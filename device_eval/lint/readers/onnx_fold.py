@@ -122,11 +122,18 @@ class _Folding:
             return None
         if node.op_type not in INTEGER_KERNELS | set(_CLAMPS):
             return f"ONNX Runtime has no integer kernel for {node.op_type}"
-        missing = [name for name in numbers if name not in self.quantized]
+        # ONNX Runtime quantizes a constant bias itself.
+        bias = node.input(2) if node.op_type in ("Conv", "Gemm") else ""
+        missing = [n for n in numbers if n not in self.quantized and not (n == bias and n in self.constants)]
         clamped = len(missing) == 1 and node.op_type in _CLAMPS and missing[0] in self.fusable
         if missing and not clamped:
             return f"its input {missing[0]} is float"
-        return None if self._is_stored(node) else "its output is not quantized"
+        if self._is_stored(node):
+            return None
+        clamp = next((n for n in self.readers.get(node.outputs[0], []) if n.op_type in _CLAMPS), None)
+        if clamp is None or clamp.outputs[0] not in self.stored:
+            return "its output is not quantized"
+        return f"its output is quantized after a {clamp.op_type} that the grid does not imply"
 
     def _is_stored(self, node: Node) -> bool:
         """Whether the result is quantized at once, or after a clamp that QuantizeLinear does anyway."""

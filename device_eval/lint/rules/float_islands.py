@@ -3,8 +3,11 @@
 from collections import Counter
 from collections.abc import Iterator
 
-from device_eval.lint.description import LAYERS, Model, Op
+from device_eval.lint.description import Model, Op
 from device_eval.lint.finding import Finding
+
+FUSED = ("Conv", "MatMul", "Gemm", "Add")
+"""Operations that a well written QDQ file has in integers throughout."""
 
 
 def float_islands(model: Model) -> Iterator[Finding]:
@@ -26,12 +29,15 @@ def float_islands(model: Model) -> Iterator[Finding]:
 
 
 def float_layers(model: Model) -> Iterator[Finding]:
-    """Quantized layers of an ONNX file that ONNX Runtime nevertheless computes in float."""
-    for native, count in (model.runtime_floats or {}).items():
-        ours = [op for op in model.ops if op.native.removeprefix("QLinear") == native and op.kind in LAYERS]
+    """Quantized layers and sums of an ONNX file that ONNX Runtime nevertheless computes in float."""
+    floats = Counter(model.runtime_floats or {})
+    # A convolution with its activation.
+    floats["Conv"] += floats.pop("FusedConv", 0)
+    for native, count in floats.items():
+        ours = [op for op in model.ops if op.native.removeprefix("QLinear") == native in FUSED]
         meant = [op for op in ours if op.float_reason is None]
-        left = count - (len(ours) - len(meant))
-        if not meant or left <= 0:
+        left = min(count - (len(ours) - len(meant)), len(meant))
+        if left <= 0:
             continue
         types = {tensor.dtype for op in meant for tensor in (model.input(op, 0),) if tensor is not None}
         yield Finding(
@@ -39,10 +45,10 @@ def float_layers(model: Model) -> Iterator[Finding]:
             "warning",
             "speed",
             model.path.name,
-            f"ONNX Runtime computes {left} of {len(meant)} quantized {native} in float (activations: "
+            f"ONNX Runtime computes {left} of {len(meant)} quantized {native} in float here (activations: "
             f"{', '.join(sorted(types))})",
             "its optimizer did not fuse the QDQ pairs around them, and float layers cost the time int8 saves",
-            "store activations as uint8 and keep int32 biases; `qmnv3 export --int8` writes that form",
+            "store all activations as uint8, weights as int8, biases as int32 (`qmnv3 export --int8` does)",
             float(left),
         )
 

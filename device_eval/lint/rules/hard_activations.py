@@ -108,7 +108,7 @@ def hard_sigmoid_ranges(model: Model) -> Iterator[Finding]:
             "accuracy",
             model.where(gate.op),
             f"{short(gate.tensor.name)} covers {low:.3g} .. {high:.4g}, not 0 .. {gate.top:g}: {clipped}",
-            "the range was observed, not fixed: images other than the calibration ones are gated wrongly",
+            "the range was observed, not fixed: an image whose gate lies beyond it is gated wrongly",
             "fix the grid: scale 1/256 at the smallest integer for [0, 1], 6/255 for [0, 6]",
             missed + excess,
         )

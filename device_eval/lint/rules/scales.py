@@ -7,6 +7,7 @@ import numpy as np
 from device_eval.lint.description import Model, Op, Tensor, short
 from device_eval.lint.finding import Finding
 from device_eval.lint.layers import Layer, layers, reachable
+from device_eval.lint.patterns import gates
 
 DEAD_SPAN = 1e-5
 """A range this narrow is a converter's stand-in for "always 0" (TFLiteConverter writes 2e-6)."""
@@ -97,9 +98,11 @@ def _coarse(layer: Layer) -> tuple[int, int, float]:
 def unreachable_ranges(model: Model) -> Iterator[Finding]:
     """Activations of which the operation can provably reach only a few levels."""
     reach = {layer.op.index: reachable(layer) for layer in layers(model)}
+    # A gate's range is fixed at [0, 6], whatever can be reached.
+    fixed = {gate.tensor.name for gate in gates(model)}
     for op in model.ops:
         output = model.output(op)
-        if output is None or not output.quantized:
+        if output is None or not output.quantized or output.name in fixed:
             continue
         ends = reach.get(op.index)
         levels = float(ends[1].max() - ends[0].min()) if ends is not None else _elementwise(model, op, output)

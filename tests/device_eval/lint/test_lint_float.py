@@ -176,3 +176,20 @@ def test_dynamic_quantization_is_float(tmp_path: Path) -> None:
     quantize_dynamic(network(tmp_path / "float.onnx"), tmp_path / "dynamic.onnx")
     report = lint(tmp_path / "dynamic.onnx")
     assert any(f.rule == "float-island" for f in report.findings)
+
+
+@pytest.mark.parametrize("activations", [QuantType.QUInt8, QuantType.QInt8], ids=str)
+def test_layers_that_onnx_runtime_does_not_fuse(tmp_path: Path, activations: QuantType) -> None:
+    """int8 activations are quantized, yet ONNX Runtime keeps some layers in float on x86."""
+    path = tmp_path / "quantized.onnx"
+    given = {"quant_format": QuantFormat.QDQ, "per_channel": True, "weight_type": QuantType.QInt8}
+    quantize_static(network(tmp_path / "float.onnx"), path, Images(), activation_type=activations, **given)
+    kept = optimized_operations(path).float_ops
+    found = [f.what for f in lint(path).findings if f.rule == "float-layers"]
+    expected = [
+        f"ONNX Runtime computes {kept[kind]} of {count} quantized {kind} in float here (activations: "
+        for kind, count in (("Conv", 5), ("MatMul", 1), ("Add", 1))
+        if kind in kept
+    ]
+    assert [what.partition("int8)")[0].removesuffix("u") for what in sorted(found)] == sorted(expected)
+    assert bool(found) == (activations == QuantType.QInt8)
