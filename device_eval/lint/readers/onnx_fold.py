@@ -14,6 +14,7 @@ from device_eval.lint.description import Grid, Op, Tensor
 from device_eval.lint.readers.onnx_nodes import (
     DATA_INPUTS,
     INTEGER_KERNELS,
+    MOVES,
     Node,
     grid_of,
     kind_of,
@@ -107,6 +108,8 @@ class _Folding:
     def _operation(self, node: Node) -> None:
         inputs = tuple(self._read(name) for name in node.inputs)
         outputs = tuple(self.stored.get(name, name) for name in node.outputs)
+        if node.op_type in MOVES and node.input(0) in self.grids:
+            self.grids.setdefault(node.outputs[0], (*self.grids[node.input(0)][:2], None))
         weight = self._read(node.input(1))
         values = {name: data for name, (_, _, data) in self.grids.items() if data is not None}
         kind, axis = kind_of(node, {**self.constants, **values}, weight)

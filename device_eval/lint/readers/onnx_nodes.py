@@ -29,9 +29,11 @@ KINDS = {
 
 _ARITHMETIC = {"Conv", "MatMul", "Gemm", "Add", "Mul", "AveragePool", "GlobalAveragePool"}
 _LOOKUPS = {"LeakyRelu", "Sigmoid", "Softmax"}
-_MOVES = {"Concat", "Where", "Split", "MaxPool", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"}
-_MOVES |= {"Slice", "Gather", "Resize", "Expand", "DepthToSpace", "Identity"}
-INTEGER_KERNELS = _ARITHMETIC | _LOOKUPS | _MOVES
+MOVES = {"Concat", "Where", "Split", "MaxPool", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"}
+MOVES |= {"Slice", "Gather", "Resize", "Expand", "DepthToSpace", "Identity"}
+"""Operators that keep the grid of the integers they move."""
+
+INTEGER_KERNELS = _ARITHMETIC | _LOOKUPS | MOVES
 """Operators that ONNX Runtime's CPU provider fuses with the QDQ pairs around them."""
 
 DATA_INPUTS = {"Reshape": 1, "Squeeze": 1, "Unsqueeze": 1, "Slice": 1, "Gather": 1, "Resize": 1, "Expand": 1}

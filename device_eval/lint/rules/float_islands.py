@@ -75,7 +75,8 @@ def _finding(model: Model, island: list[Op]) -> Finding:
     enclosed = before and after
     kinds = Counter(op.native for op in island)
     names = ", ".join(f"{count} {kind}" if count > 1 else kind for kind, count in kinds.most_common())
-    place = "between integer operations" if enclosed else f"at the network's {'end' if before else 'start'}"
+    place = "at the network's end" if before else "at the network's start" if after else "by itself"
+    place = "between integer operations" if enclosed else place
     return Finding(
         "float-island",
         "warning" if enclosed else "note",
