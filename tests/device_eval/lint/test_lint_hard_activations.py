@@ -39,16 +39,17 @@ def hard_swish(form: str, grid: tuple[float, int]) -> tuple[TinyTflite, int, int
             gate = model.binary("ADD", x, three, "gate", SIX, "relu6")
             scaled = model.binary("MUL", x, sixth, "scaled", (grid[0] / 6, grid[1]))
             return model, x, model.binary("MUL", scaled, gate, "y", (0.05, -100))
-        case "depthwise":
-            bias = np.rint(3 / (np.float32(grid[0]) * np.float32(1 / 127)))
-            gate = model.conv(
-                "gate", x, np.full((1, 1, 1, 4), 127), [1 / 127] * 4, SIX, depthwise=True, bias=bias
-            )
-            return model, x, model.binary("MUL", x, gate, "y", (0.3, -100))
+        case "depthwise" | "depthwise, divided by 6":
+            top = 6 if form == "depthwise" else 1
+            slope = np.float32(top / 6 / 127)
+            bias = np.rint(top / 2 / (np.float32(grid[0]) * slope))
+            weight, scales = np.full((1, 1, 1, 4), 127), [float(slope)] * 4
+            gate = model.conv("gate", x, weight, scales, (top / 255, -128), depthwise=True, bias=bias)
+            return model, x, model.binary("MUL", x, gate, "y", (0.05 * top, -100))
     raise ValueError(form)
 
 
-@pytest.mark.parametrize("form", ["op", "add-mul", "sixth first", "depthwise"])
+@pytest.mark.parametrize("form", ["op", "add-mul", "sixth first", "depthwise", "depthwise, divided by 6"])
 def test_hard_swish_input_reaching_below_minus_three(form: str) -> None:
     model, x, y = hard_swish(form, DEEP)
     (found,) = of_rule(linted(model, [x], y), "h-swish-range")
@@ -56,7 +57,8 @@ def test_hard_swish_input_reaching_below_minus_three(form: str) -> None:
     assert "covers -30.12 .. 9.882" in found.what and "68% of its levels" in found.what
     assert re.search(r"38\.[23] steps are left", found.what) and found.severity == "warning"
     model, x, y = hard_swish(form, FLOORED)
-    assert not of_rule(linted(model, [x], y), "h-swish-range")
+    found = linted(model, [x], y)
+    assert not of_rule(found, "h-swish-range") and not of_rule(found, "hard-sigmoid-range")
 
 
 def test_equalized_channels_are_floored_each_at_its_own() -> None:
