@@ -15,7 +15,7 @@ import torch
 from torch import fx
 
 from calibration.config import PtqConfig
-from calibration.observers import HARD_SWISH_FLOOR, Channels
+from calibration.observers import HARD_SWISH_FLOOR
 from calibration.progress import Progress, silent
 from calibration.range_search import (
     COARSE,
@@ -39,7 +39,7 @@ _NEGATIVE_SHARES = (None, 0.2, 0.35, 0.5)
 
 @dataclass(frozen=True)
 class EqualizedGroup:
-    """What equalizing one group does: predicted KL divergence before and after, SQNR of its worst tensor, cost.
+    """What equalizing one group does: predicted KL divergence and SQNR of its worst tensor, and its cost.
 
     `gate_elements` are the activation elements that depthwise gates write in place of a saturating ADD's;
     `taken` says whether the gain was worth it.
@@ -152,7 +152,7 @@ def _predicted(
             searched.add(reader.name)
         else:
             total += search_tensor(channels, statistics.fisher(site) / factors.square(), COARSE).predicted_kl
-    return total + sum(_weight_kl(site, factors, sites, statistics) for site in group.mixing_consumers)
+    return total + sum(weight_kl(site, factors, sites, statistics) for site in group.mixing_consumers)
 
 
 def _gate_factors(reader: Site, factors: torch.Tensor) -> torch.Tensor:
@@ -161,7 +161,7 @@ def _gate_factors(reader: Site, factors: torch.Tensor) -> torch.Tensor:
     return factors if known is None else known * factors
 
 
-def _weight_kl(site: Site, factors: torch.Tensor, sites: tuple[Site, ...], statistics: Statistics) -> float:
+def weight_kl(site: Site, factors: torch.Tensor, sites: tuple[Site, ...], statistics: Statistics) -> float:
     """Predicted KL divergence of rounding the weights of a layer whose input is scaled by `factors`.
 
     Kernels wider than 1x1 are taken as if the input were the same under every tap.
