@@ -1,8 +1,8 @@
 """A network run operation by operation over a whole image set, holding only the tensors still to be read.
 
-Sequential algorithms change one layer, then look at the next with the change in effect. Instead of running the
-network from the start for every layer, each operation runs once on all images. What does not fit the memory
-budget lies in files of a temporary folder until it is read.
+Sequential algorithms change one layer, then look at the next with the change in effect. Instead of running
+the network from the start for every layer, each operation runs once on all images. What does not fit the
+memory budget lies in files of a temporary folder until it is read.
 """
 
 import operator

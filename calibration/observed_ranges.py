@@ -1,4 +1,4 @@
-"""Ranges from what each tensor alone showed: min-max, and the baselines percentile, MSE, KL, moving average."""
+"""Ranges from what each tensor alone showed: min-max, percentile, MSE, KL and moving average."""
 
 from collections.abc import Mapping
 
@@ -22,7 +22,7 @@ def make_observers(prepared: fx.GraphModule, config: ActivationConfig) -> dict[s
 def observed_ranges(
     prepared: fx.GraphModule, statistics: Statistics, observers: Mapping[str, Observer]
 ) -> dict[str, Range]:
-    """Range of every site without a fixed grid: its observer's, or without one its smallest and largest value.
+    """Range of every site without a fixed grid: its observer's, else from its smallest to its largest value.
 
     Nothing reaches below -3 where only h-swish reads, which is 0 there.
     """
@@ -33,10 +33,9 @@ def observed_ranges(
             continue
         low, high = _range(site, statistics, observers.get(site.name))
         reader = only_hard_swish_reader(site, sites)
-        if reader is not None and site.fake_quant.factors is None:
-            low = max(low, HARD_SWISH_FLOOR)
-        elif reader is not None:
-            low = max(low, HARD_SWISH_FLOOR * float(site.fake_quant.factors.max()))
+        if reader is not None:
+            factors = site.fake_quant.factors
+            low = max(low, HARD_SWISH_FLOOR * (1.0 if factors is None else float(factors.max())))
         ranges[site.name] = (low, high)
     return ranges
 

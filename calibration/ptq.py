@@ -1,6 +1,7 @@
 """Post-training quantization: float model and images in, frozen fake-quantized model and report out."""
 
 import copy
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from calibration.freeze import FlooredScale
 from calibration.observed_ranges import make_observers
 from calibration.progress import Progress, silent
 from calibration.report import layer_table, sqnr_db
-from calibration.statistics import ImageSource, Need, Statistics, collect, to_nchw
+from calibration.statistics import Images, ImageSource, Need, Statistics, collect, to_nchw
 from qmnv3.preprocessing import Preprocessing
 from qmnv3.quant.fake_quant import fake_quant
 from qmnv3.quant.prepare import prepare
@@ -22,7 +23,7 @@ from qmnv3.quant.prepare import prepare
 
 @dataclass(frozen=True)
 class Calibration:
-    """Result of `calibrate`: the frozen model, its float parent (prepared alike) and what was seen on the way."""
+    """Result of `calibrate`: the frozen model, its float parent (prepared alike) and what was seen."""
 
     model: fx.GraphModule
     parent: fx.GraphModule
@@ -47,6 +48,14 @@ class Calibration:
         }
 
 
+@dataclass(frozen=True)
+class Observed:
+    """A prepared float model and what one pass over the images showed of it."""
+
+    parent: fx.GraphModule
+    statistics: Statistics
+
+
 def calibrate(
     model: nn.Module,
     preprocessing: Preprocessing,
@@ -60,29 +69,45 @@ def calibrate(
     not fit lies in temporary files. Raises CalibrationError for no images and for NaN or infinity in a
     tensor, naming it.
     """
+    return quantize(observe(model, preprocessing, images, (config,), progress), config, progress)
+
+
+def observe(
+    model: nn.Module,
+    preprocessing: Preprocessing,
+    images: ImageSource,
+    configs: Sequence[PtqConfig],
+    progress: Progress = silent,
+) -> Observed:
+    """Collect what the algorithms of all `configs` need; these differ in nothing but their level."""
+    config = configs[-1]
     prepared = prepare(model, preprocessing, config.weights.granularity)
     prepared = prepared.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     prepared.requires_grad_(False)
-    parent = copy.deepcopy(prepared)
-    steps = algorithms(config)
     statistics = collect(
         prepared,
         images,
-        frozenset[Need]().union(*(step.needs(config) for step in steps)),
+        frozenset[Need]().union(*(step.needs(each) for each in configs for step in algorithms(each))),
         observers=make_observers(prepared, config.activations) if config.level else {},
         expected=config.images,
         seed=config.seed,
         progress=progress,
     )
-    for step in steps:
-        step.apply(prepared, statistics, config, progress)
+    return Observed(prepared, statistics)
+
+
+def quantize(observed: Observed, config: PtqConfig, progress: Progress = silent) -> Calibration:
+    """Apply the algorithms of `config.level` to a copy of the observed model."""
+    prepared = copy.deepcopy(observed.parent)
+    for step in algorithms(config):
+        step.apply(prepared, observed.statistics, config, progress)
     return Calibration(
         prepared,
-        parent,
-        statistics,
-        layer_table(prepared, statistics),
+        observed.parent,
+        observed.statistics,
+        layer_table(prepared, observed.statistics),
         prepared.meta[ranges.FLOORED],
-        _compare_logits(prepared, parent, next(iter(images()))),
+        _compare_logits(prepared, observed.parent, next(iter(observed.statistics.images()))),
     )
 
 
@@ -98,7 +123,7 @@ def algorithms(config: PtqConfig) -> tuple[Algorithm, ...]:
 
 
 @torch.inference_mode()
-def _compare_logits(prepared: fx.GraphModule, parent: fx.GraphModule, batch: Any) -> dict[str, Any]:
+def _compare_logits(prepared: fx.GraphModule, parent: fx.GraphModule, batch: Images) -> dict[str, Any]:
     """How far the frozen model's logits are from float's on the first batch."""
     images = to_nchw(batch)
     reference = parent(images).double()

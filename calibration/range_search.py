@@ -1,9 +1,10 @@
 """Activation ranges by the error they cause at the network's output, not at the tensor itself.
 
-The Fisher information says how much the prediction moves (in KL divergence) per unit of squared error in each
-channel; a range is the one whose rounding and clipping errors, so weighted, move it least. h-swish's input and
-output are searched together, with the error taken behind h-swish: that is where an error below -3 vanishes.
-The logits' range takes the KL divergence itself. Compare Yuan et al. 2022 (PTQ4ViT, Hessian-guided metric).
+The Fisher information says how much the prediction moves (in KL divergence) per unit of squared error in
+each channel; a range is the one whose rounding and clipping errors, so weighted, move it least. h-swish's
+input and output are searched together, with the error taken behind h-swish: that is where an error below -3
+vanishes. The logits' range takes the KL divergence itself. Compare Yuan et al. 2022 (PTQ4ViT), who weight by
+gradients too.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -1,8 +1,8 @@
 """Which tensors' channels can be scaled without changing what the network computes, and the scaling itself.
 
 A channel may be made a times larger where a layer makes it and divided by a where a layer reads it: through
-ReLU, average pooling, residual sums (all summands alike), the gating of squeeze-and-excite, and h-swish, whose
-gate then divides by a itself (`QuantHardswish.equalize`). ReLU6 and the network's output stay as they are.
+ReLU, average pooling, residual sums (all summands alike), the gating of squeeze-and-excite, and h-swish,
+whose gate then divides by a itself (`QuantHardswish.equalize`). ReLU6 and the network's output stay as is.
 Sources: Nagel et al. 2019 (Data-Free Quantization), section 4.1, for ReLU; the rest follows from the algebra.
 """
 

@@ -55,8 +55,7 @@ def command(
     job = PtqJob(model, weights, calib, out, config, skip_bad, drop_background, width, resolution)
     if weights is None:
         typer.echo("warning: no --weights: weights are random; good for latency, not for accuracy", err=True)
-    with progress("calibrating", config.images) as advance:
-        result = run_ptq(job, advance)
+    result = run_ptq(job, progress)
     for line in result.warnings:
         typer.echo(f"warning: {line}", err=True)
     typer.echo(result.summary())

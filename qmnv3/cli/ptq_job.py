@@ -2,17 +2,20 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from calibration.config import PtqConfig
-from calibration.ptq import Calibration, Images, calibrate
-from qmnv3.data.folder import find_images, sample
-from qmnv3.data.loader import BatchIterator, load_batches
+from calibration.progress import Progress, silent
+from calibration.ptq import Calibration, calibrate
+from calibration.statistics import Images
+from qmnv3.data.folder import ImageFolder, find_images, sample
+from qmnv3.data.loader import load_batches
 from qmnv3.ir import Metadata
 from qmnv3.models.config import ModelOptions
 from qmnv3.models.weights import LoadedModel, load_model
+from qmnv3.preprocessing import Preprocessing
 from qmnv3.quant.convert import convert
 from qmnv3.runs import check_out, save_run
 
@@ -56,8 +59,8 @@ class PtqResult:
         )
 
 
-def run_ptq(job: PtqJob, advance: Callable[[int], None] = lambda count: None) -> PtqResult:
-    """Quantize `job.model` and write the RUN folder; `advance` is told of every batch of images.
+def run_ptq(job: PtqJob, progress: Progress = silent) -> PtqResult:
+    """Quantize `job.model` and write the RUN folder.
 
     Raises a QmnError for anything wrong with the model, the weights or the images; then nothing is written.
     """
@@ -66,28 +69,47 @@ def run_ptq(job: PtqJob, advance: Callable[[int], None] = lambda count: None) ->
     folder = find_images(job.images, classes=False)
     chosen = sample(folder, job.config.images, job.config.seed)
     loaded = _load(job)
-    batches = load_batches(
-        folder, loaded.preprocessing, job.config.batch_size, indices=chosen, skip_bad=job.skip_bad
-    )
-    result = calibrate(loaded.model, loaded.preprocessing, _images(batches), job.config, advance)
+    photos = Photos(folder, loaded.preprocessing, job.config.batch_size, chosen, job.skip_bad)
+    result = calibrate(loaded.model, loaded.preprocessing, photos, job.config, progress)
     metadata = Metadata(job.model, loaded.preprocessing)
     int8 = convert(result.model, metadata, "int8")
-    float32 = convert(result.model, metadata, "float32")
+    float32 = convert(result.parent, metadata, "float32")
     if int8.tensors[int8.outputs[0]].shape[1] == len(folder.classes):
         metadata = replace(metadata, labels=folder.classes)
         int8, float32 = replace(int8, metadata=metadata), replace(float32, metadata=metadata)
-    warnings = _warnings(job, result, batches)
+    warnings = _warnings(job, result, photos)
     provenance = {
         "command": "ptq",
         "model": job.model,
         "weights": _fingerprint(job.weights),
         "calibration_images": str(job.images),
-        "skipped_images": [str(path) for path in batches.skipped.paths],
+        "skipped_images": [str(path) for path in photos.skipped],
         "recipe": job.config.model_dump(),
         "warnings": warnings,
     }
     save_run(job.out, int8, float32, result.to_json(), provenance)
     return PtqResult(job.out, result, time.perf_counter() - started, tuple(warnings))
+
+
+class Photos:
+    """An image source: every call decodes the chosen images anew, without those found corrupt before."""
+
+    def __init__(
+        self, folder: ImageFolder, spec: Preprocessing, batch_size: int, chosen: Sequence[int], skip_bad: bool
+    ) -> None:
+        self._folder, self._spec, self._batch_size = folder, spec, batch_size
+        self._chosen, self._skip_bad = list(chosen), skip_bad
+        self.skipped: list[Path] = []
+
+    def __call__(self) -> Iterator[Images]:
+        """The batches from the first on."""
+        batches = load_batches(
+            self._folder, self._spec, self._batch_size, indices=self._chosen, skip_bad=self._skip_bad
+        )
+        for batch in batches:
+            yield batch.images
+        self.skipped += batches.skipped.paths
+        self._chosen = [i for i in self._chosen if self._folder.paths[i] not in self.skipped]
 
 
 def _load(job: PtqJob) -> LoadedModel:
@@ -102,17 +124,13 @@ def _load(job: PtqJob) -> LoadedModel:
     )
 
 
-def _images(batches: BatchIterator) -> Iterator[Images]:
-    return (batch.images for batch in batches)
-
-
-def _warnings(job: PtqJob, result: Calibration, batches: BatchIterator) -> list[str]:
+def _warnings(job: PtqJob, result: Calibration, photos: Photos) -> list[str]:
     lines = []
     if result.images < job.config.images:
         lines.append(f"{job.images}: only {result.images} of the {job.config.images} images asked for")
-    if batches.skipped.count:
-        names = ", ".join(path.name for path in batches.skipped.paths[:3])
-        lines.append(f"{batches.skipped.count} images could not be read and were left out: {names}")
+    if photos.skipped:
+        names = ", ".join(path.name for path in photos.skipped[:3])
+        lines.append(f"{len(photos.skipped)} images could not be read and were left out: {names}")
     if result.floored:
         names = ", ".join(f.site for f in result.floored[:3])
         lines.append(

@@ -51,8 +51,7 @@ def command(
     _train(digits / "train", weights, width, epochs, seed)
     typer.echo("3/5 quantizing after training on 200 images, exporting")
     config = load_recipe("ptq", PtqConfig, seed=seed)
-    with progress("calibrating", config.images) as advance:
-        run_ptq(PtqJob("small", weights, digits / "train", run, config), advance)
+    run_ptq(PtqJob("small", weights, digits / "train", run, config), progress)
     models = out / "models"
     export_run(run, models, ("float32", "int8"))
     paths = [models / name for name in FILES]

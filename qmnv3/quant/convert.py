@@ -5,6 +5,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import fx, nn
 
 from qmnv3.errors import PrepareError
@@ -29,6 +30,7 @@ from qmnv3.ir.graph import DType
 from qmnv3.ir.shapes import same_padding
 from qmnv3.models.padding import Conv2dSame
 from qmnv3.quant.affine import HARD_SIGMOID_INT16_QPARAMS, INT16_MIN, is_int16, symmetric_qparams
+from qmnv3.quant.equalized_gate import equalized_hard_swish
 from qmnv3.quant.int16 import run_in_int16
 from qmnv3.quant.sites import Site, output_site, read_sites
 
@@ -79,6 +81,9 @@ class _Builder:
         if site.kind == "layer":
             self._add_layer(site, activation, qparams)
             return
+        if site.hard_swish is not None and site.hard_swish.factors is not None:
+            self._add_equalized_hard_swish(site, site.hard_swish.factors, qparams)
+            return
         op: Op | None = None
         if site.kind in ("add", "mul"):
             op = (Add if site.kind == "add" else Mul)(name, inputs, name, activation)
@@ -109,6 +114,15 @@ class _Builder:
         if raw != site.name:
             self._add_activation(site.name, _nhwc(site.output_shape), None)
             self.ops.append(HardSigmoid(f"{site.name}.hard_sigmoid", (raw,), site.name))
+
+    def _add_equalized_hard_swish(self, site: Site, factors: torch.Tensor, qparams: QParams | None) -> None:
+        if not self.integer:
+            raise PrepareError(f"{site.name}: is equalized; convert the float parent before equalization")
+        self._add_activation(site.name, _nhwc(site.output_shape), qparams)
+        x, output = self.tensors[site.inputs[0]], self.tensors[site.name]
+        tensors, ops = equalized_hard_swish(site.name, x, output, factors.numpy())
+        self.tensors |= {tensor.name: tensor for tensor in tensors}
+        self.ops += ops
 
     def _add_integer_constants(
         self, site: Site, weight: FloatArray, bias: FloatArray, depthwise: bool
