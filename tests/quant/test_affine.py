@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qmnv3.ir import QParams
-from qmnv3.quant.affine import asymmetric_qparams, fake_quantize, symmetric_qparams
+from qmnv3.quant.affine import asymmetric_qparams, fake_quantize, int16_qparams, symmetric_qparams
 
 
 @pytest.mark.parametrize(
@@ -71,3 +71,20 @@ def test_fake_quantize_per_channel_equals_quantize_then_dequantize() -> None:
     q = symmetric_qparams(weight.abs().flatten(1).amax(1).numpy(), axis=0)
     expected = q.dequantize(q.quantize(weight.numpy()))
     np.testing.assert_allclose(fake_quantize(weight, q).numpy(), expected, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "grid",
+    [QParams.per_tensor(0.0237163, -3), QParams.per_tensor(6 / 255, -128), int16_qparams(-1.0, 3.0)],
+)
+def test_fake_quantize_is_torchs_bit_for_bit(grid: QParams) -> None:
+    """Ties, where one float32 operation more or less would show, and values far outside."""
+    step = float(grid.scale)
+    ties = (torch.arange(-400, 400) + 0.5) * step
+    x = torch.cat([ties, torch.randn(10_000, generator=torch.Generator().manual_seed(0)) * 100 * step])
+    x = torch.cat([x, torch.tensor([0.0, -0.0, 1e30, -1e30, torch.inf, -torch.inf])])
+    expected = torch.fake_quantize_per_tensor_affine(x, step, int(grid.zero_point), grid.qmin, grid.qmax)
+    before = x.clone()
+    assert torch.equal(fake_quantize(x, grid), expected)
+    assert torch.equal(x, before)
+    assert torch.equal(fake_quantize(x.requires_grad_(), grid), expected)
