@@ -7,14 +7,15 @@ together do to the network's output: the predicted KL divergence (Fisher informa
 the activations' rounding in the group plus that of the rounding of the weights that read it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import fx
 
-from calibration.config import PtqConfig
+from calibration.config import EqualizationConfig, PtqConfig
+from calibration.cost import gate_us, predicted_us
 from calibration.observers import HARD_SWISH_FLOOR
 from calibration.progress import Progress, silent
 from calibration.range_search import (
@@ -41,8 +42,8 @@ _NEGATIVE_SHARES = (None, 0.2, 0.35, 0.5)
 class EqualizedGroup:
     """What equalizing one group does: predicted KL divergence and SQNR of its worst tensor, and its cost.
 
-    `gate_elements` are the activation elements that depthwise gates write in place of a saturating ADD's;
-    `taken` says whether the gain was worth it.
+    `cost_us` is the predicted time of depthwise gates beyond saturating ADDs; `taken` says whether the gain
+    was worth it.
     """
 
     group: str
@@ -53,7 +54,7 @@ class EqualizedGroup:
     kl_after: float
     sqnr_before_db: float | None
     sqnr_after_db: float | None
-    gate_elements: int
+    cost_us: float
     taken: bool
 
 
@@ -73,17 +74,13 @@ def apply(
         for group in groups:
             choices.append(_choose(group, sites, statistics))
             advance(1)
-    untouched = sum(choice.kl_before for choice in choices)
-    elements = sum(_elements(site) for site in sites)
-    rows: list[dict[str, Any]] = []
-    for group, choice in zip(groups, choices, strict=True):
-        percent_of_work = 100.0 * choice.gate_elements / elements
-        wanted = config.equalization.min_gain * untouched * max(percent_of_work, 1.0)
-        taken = choice.kl_before - choice.kl_after > wanted
-        if taken:
+    taken = _worthwhile(choices, sum(predicted_us(site) for site in sites), config.equalization)
+    for group, choice, wanted in zip(groups, choices, taken, strict=True):
+        if wanted:
             scale(group, choice.factors)
-        rows.append(_row(group, choice, taken))
-    graph.meta[REPORT] = rows
+    graph.meta[REPORT] = [
+        _row(group, choice, wanted) for group, choice, wanted in zip(groups, choices, taken, strict=True)
+    ]
     return graph
 
 
@@ -94,7 +91,26 @@ class _Choice:
     kl_after: float
     sqnr_before_db: float | None
     sqnr_after_db: float | None
-    gate_elements: int
+    cost_us: float
+
+    @property
+    def gain(self) -> float:
+        """Predicted KL divergence saved."""
+        return self.kl_before - self.kl_after
+
+
+def _worthwhile(choices: Sequence[_Choice], network_us: float, config: EqualizationConfig) -> list[bool]:
+    """Which groups to take: every free one that gains, and the best value for time within the budget."""
+    least = config.min_gain * sum(choice.kl_before for choice in choices)
+    budget_us = config.max_slowdown * network_us
+    taken = [False] * len(choices)
+    by_value = sorted(range(len(choices)), key=lambda i: -choices[i].gain / max(choices[i].cost_us, 1e-9))
+    for index in by_value:
+        choice = choices[index]
+        if choice.gain > least and choice.cost_us <= budget_us:
+            taken[index] = True
+            budget_us -= choice.cost_us
+    return taken
 
 
 def _choose(group: ScaleGroup, sites: tuple[Site, ...], statistics: Statistics) -> _Choice:
@@ -112,7 +128,7 @@ def _choose(group: ScaleGroup, sites: tuple[Site, ...], statistics: Statistics) 
         least,
         _worst_sqnr(group, ones, statistics),
         _worst_sqnr(group, best, statistics),
-        sum(_elements(site) for site in group.hard_swishes),
+        sum(gate_us(site) for site in group.hard_swishes),
     )
 
 
@@ -215,10 +231,6 @@ def _worst_sqnr(group: ScaleGroup, factors: torch.Tensor, statistics: Statistics
     return min(known) if known else None
 
 
-def _elements(site: Site) -> int:
-    return int(torch.Size(site.output_shape).numel())
-
-
 def _row(group: ScaleGroup, choice: _Choice, taken: bool) -> dict[str, Any]:
     return asdict(
         EqualizedGroup(
@@ -230,7 +242,7 @@ def _row(group: ScaleGroup, choice: _Choice, taken: bool) -> dict[str, Any]:
             choice.kl_after,
             choice.sqnr_before_db,
             choice.sqnr_after_db,
-            choice.gate_elements,
+            choice.cost_us,
             taken,
         )
     )
