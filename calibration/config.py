@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 ObserverKind = Literal["search", "minmax", "moving_average", "percentile", "mse", "kl"]
 
@@ -52,18 +52,40 @@ class BiasCorrectionConfig(_Strict):
     method: Literal["empirical", "analytic"] = "empirical"
 
 
+class Int16Config(_Strict):
+    """Activation tensors in 16 bits, the last resort: accurate, but XNNPACK runs none of their operations.
+
+    `sites` names them. Instead `count` takes at most so many of those whose rounding, measured alone, adds
+    more than the share `min_gain` to the network's KL divergence, in order of gain per microsecond, while the
+    predicted slowdown stays below `max_slowdown` (1.0: twice as slow).
+    """
+
+    sites: tuple[str, ...] = ()
+    count: Annotated[int, Field(strict=True, ge=0)] = 0
+    min_gain: Annotated[float, Field(ge=0, lt=1)] = 0.02
+    max_slowdown: Annotated[float, Field(ge=0)] = 1.0
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "Int16Config":
+        if self.sites and self.count:
+            raise ValueError("give sites or count, not both")
+        return self
+
+
 class PtqConfig(_Strict):
     """A whole PTQ recipe. `images` are drawn from the calibration folder with `seed`.
 
     `level` says how far to climb: 0 min-max, 1 range search, 2 and equalization, 3 and bias correction,
-    4 and AdaRound, 5 and block reconstruction.
+    4 and AdaRound, 5 and block reconstruction. `held_out` more images judge the rungs of a ladder.
     """
 
     level: Annotated[int, Field(strict=True, ge=0, le=5)] = 3
     images: Annotated[int, Field(strict=True, ge=1)] = 200
+    held_out: Annotated[int, Field(strict=True, ge=1)] = 200
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**63)] = 0
     batch_size: Annotated[int, Field(strict=True, ge=1)] = 20
     activations: ActivationConfig = ActivationConfig()
     weights: WeightConfig = WeightConfig()
     equalization: EqualizationConfig = EqualizationConfig()
     bias_correction: BiasCorrectionConfig = BiasCorrectionConfig()
+    int16: Int16Config = Int16Config()

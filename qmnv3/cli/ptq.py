@@ -1,18 +1,28 @@
 """`qmnv3 ptq`: quantize a float model on a folder of images."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    from calibration.ladder import Climb
+
 EXAMPLES = """
 Quantize a float model to int8 on a folder of images, without training.
+
+Levels: 0 min-max, 1 range search, 2 and equalization, 3 and bias correction, 4 and AdaRound,
+5 and block reconstruction. --target-drop climbs them until the estimated drop is small enough.
 
 **Examples**
 
     qmnv3 ptq --model small --weights v3_small.safetensors --calib photos/ --out runs/small
 
-    qmnv3 ptq --model v2 --weights v2.safetensors --calib photos/ --out runs/v2 --recipe ptq_minmax
+    qmnv3 ptq --model small --weights v3_small.safetensors --calib photos/ --out runs/best --level 5
+
+    qmnv3 ptq --model v2 --weights v2.safetensors --calib photos/ --out runs/v2 --target-drop 0.5
+
+    qmnv3 ptq --model v2 --weights v2.safetensors --calib photos/ --out runs/minmax --recipe ptq_minmax
 
     qmnv3 ptq --model large --width 0.75 --resolution 192 --calib photos/ --out runs/latency
 
@@ -28,6 +38,13 @@ def command(
         Path | None, typer.Option(help="Checkpoint, .safetensors or .pth. Random weights without it.")
     ] = None,
     recipe: Annotated[str, typer.Option(help="Name of a shipped recipe or a YAML file.")] = "ptq",
+    level: Annotated[
+        int | None, typer.Option(min=0, max=5, help="How far to climb; default from the recipe.")
+    ] = None,
+    target_drop: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="Climb until the estimated loss of top-1 is at most so many points."),
+    ] = None,
     images: Annotated[int | None, typer.Option(min=1, help="Images to use; default from the recipe.")] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, max=2**63 - 1, help="Draws the images; default from the recipe.")
@@ -51,14 +68,47 @@ def command(
     from qmnv3.cli.ptq_job import PtqJob, run_ptq
     from recipes import load_recipe
 
-    config = load_recipe(recipe, PtqConfig, images=images, seed=seed)
-    job = PtqJob(model, weights, calib, out, config, skip_bad, drop_background, width, resolution)
+    if level is not None and target_drop is not None:
+        raise typer.BadParameter("--level picks a rung, --target-drop climbs to one; give one of them")
+    config = load_recipe(recipe, PtqConfig, images=images, seed=seed, level=level)
+    job = PtqJob(
+        model, weights, calib, out, config, skip_bad, drop_background, width, resolution, target_drop
+    )
     if weights is None:
         typer.echo("warning: no --weights: weights are random; good for latency, not for accuracy", err=True)
     result = run_ptq(job, progress)
     for line in result.warnings:
         typer.echo(f"warning: {line}", err=True)
+    if result.climb is not None:
+        _print_rungs(result.climb, target_drop or 0.0)
     typer.echo(result.summary())
+
+
+def _print_rungs(climb: "Climb", target: float) -> None:
+    from rich.table import Table
+
+    from qmnv3.cli.options import table_console
+
+    images = climb.rungs[0].fidelity.images
+    table = Table(title=f"rungs, judged on {images} held-out images")
+    for name in ("level", "adds", "seconds", "agreement %", "KL nats", "estimated drop, points"):
+        table.add_column(name, justify="left" if name == "adds" else "right")
+    for rung in climb.rungs:
+        fidelity = rung.fidelity
+        table.add_row(
+            str(rung.level),
+            rung.name,
+            f"{rung.seconds:.1f}",
+            f"{100 * fidelity.agreement:.1f}",
+            f"{fidelity.kl:.4f}",
+            f"{fidelity.drop:.2f} [{fidelity.drop_low:.2f}, {fidelity.drop_high:.2f}]",
+        )
+    table_console().print(table)
+    if not climb.reached:
+        typer.echo(
+            f"no rung meets --target-drop {target}; kept level {climb.config.level}, the nearest to float. "
+            "Quantization-aware training can go further."
+        )
 
 
 command.__doc__ = EXAMPLES

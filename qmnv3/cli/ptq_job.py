@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from calibration.config import PtqConfig
+from calibration.ladder import Climb, climb, ladder
 from calibration.progress import Progress, silent
-from calibration.ptq import Calibration, calibrate
+from calibration.ptq import Calibration, calibrate, observe
 from calibration.statistics import Images
 from qmnv3.data.folder import ImageFolder, find_images, sample
 from qmnv3.data.loader import load_batches
+from qmnv3.errors import CalibrationError
 from qmnv3.ir import Metadata
 from qmnv3.models.config import ModelOptions
 from qmnv3.models.weights import LoadedModel, load_model
@@ -24,7 +26,8 @@ from qmnv3.runs import check_out, save_run
 class PtqJob:
     """What to quantize, on what, and where to put it. `model` is a name or "package.module:function".
 
-    `width` and `resolution` default to the checkpoint's, or 1.0 and 224.
+    `width` and `resolution` default to the checkpoint's, or 1.0 and 224. With `target_drop`, in points of
+    top-1, the level is the first that keeps the estimated drop below it.
     """
 
     model: str
@@ -36,6 +39,7 @@ class PtqJob:
     drop_background: bool = False
     width: float | None = None
     resolution: int | None = None
+    target_drop: float | None = None
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class PtqResult:
     calibration: Calibration
     seconds: float
     warnings: tuple[str, ...]
+    climb: Climb | None = None
 
     def summary(self) -> str:
         """Two lines for a person."""
@@ -67,10 +72,20 @@ def run_ptq(job: PtqJob, progress: Progress = silent) -> PtqResult:
     started = time.perf_counter()
     check_out(job.out)
     folder = find_images(job.images, classes=False)
-    chosen = sample(folder, job.config.images, job.config.seed)
     loaded = _load(job)
-    photos = Photos(folder, loaded.preprocessing, job.config.batch_size, chosen, job.skip_bad)
-    result = calibrate(loaded.model, loaded.preprocessing, photos, job.config, progress)
+    chosen, held_out = _split(folder, job)
+    photos, unseen = (
+        Photos(folder, loaded.preprocessing, job.config.batch_size, indices, job.skip_bad)
+        for indices in (chosen, held_out)
+    )
+    climbed: Climb | None = None
+    config = job.config
+    if job.target_drop is None:
+        result = calibrate(loaded.model, loaded.preprocessing, photos, config, progress)
+    else:
+        observed = observe(loaded.model, loaded.preprocessing, photos, ladder(config), progress)
+        climbed = climb(observed, unseen, config, job.target_drop, progress)
+        result, config = climbed.calibration, climbed.config
     metadata = Metadata(job.model, loaded.preprocessing)
     int8 = convert(result.model, metadata, "int8")
     float32 = convert(result.parent, metadata, "float32")
@@ -84,11 +99,25 @@ def run_ptq(job: PtqJob, progress: Progress = silent) -> PtqResult:
         "weights": _fingerprint(job.weights),
         "calibration_images": str(job.images),
         "skipped_images": [str(path) for path in photos.skipped],
-        "recipe": job.config.model_dump(),
+        "recipe": config.model_dump(),
+        "target_drop": job.target_drop,
         "warnings": warnings,
     }
-    save_run(job.out, int8, float32, result.to_json(), provenance)
-    return PtqResult(job.out, result, time.perf_counter() - started, tuple(warnings))
+    report = result.to_json() | {"ladder": climbed.to_json() if climbed else []}
+    save_run(job.out, int8, float32, report, provenance)
+    return PtqResult(job.out, result, time.perf_counter() - started, tuple(warnings), climbed)
+
+
+def _split(folder: ImageFolder, job: PtqJob) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Images to calibrate on and, for a ladder, others to judge by: a fifth where there are too few."""
+    config = job.config
+    if job.target_drop is None:
+        return sample(folder, config.images, config.seed), ()
+    drawn = sample(folder, config.images + config.held_out, config.seed)
+    if len(drawn) < 2:
+        raise CalibrationError(f"{job.images}: --target-drop needs images to judge by; give at least 2")
+    count = min(config.images, len(drawn) - max(min(config.held_out, len(drawn) // 5), 1))
+    return drawn[:count], drawn[count:]
 
 
 class Photos:
