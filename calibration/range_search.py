@@ -84,6 +84,16 @@ def only_hard_swish_reader(site: Site, sites: Sequence[Site]) -> Site | None:
     return readers[0] if len(readers) == 1 and readers[0].kind == "hard_swish" else None
 
 
+def useful_rows(site: Site, sites: Sequence[Site], statistics: Statistics) -> torch.Tensor:
+    """Sampled values [n, C] of a site; where only h-swish reads, everything below -3 is as good as -3."""
+    rows = statistics.channels(site).rows
+    if only_hard_swish_reader(site, sites) is None:
+        return rows
+    factors = site.fake_quant.factors
+    floors = HARD_SWISH_FLOOR * (torch.ones(rows.shape[1]) if factors is None else factors)
+    return torch.maximum(rows, floors)
+
+
 def search_tensor(channels: Channels, fisher: torch.Tensor, effort: Effort = FINE) -> Found:
     """Range of a tensor whose error in channel c costs `fisher[c]` / 2 per unit of its square."""
     rows = _evaluated(channels, effort)

@@ -4,8 +4,10 @@ import math
 from typing import Any
 
 import numpy as np
+import torch
 from torch import fx
 
+from calibration.range_search import useful_rows
 from calibration.statistics import Statistics
 from qmnv3.quant.affine import fake_quantize
 from qmnv3.quant.fake_quant import WeightFakeQuantize
@@ -19,11 +21,12 @@ def layer_table(prepared: fx.GraphModule, statistics: Statistics) -> list[Row]:
 
     Columns: `site`, `kind`, `activation`, `observed_low`/`observed_high` (seen in float), `low`/`high` (what
     the grid covers), `scale`, `zero_point`, `sqnr_db` (this tensor's own rounding and clipping error),
-    `clipped_percent` (values outside the grid), `predicted_kl` (what that does to the network's prediction),
+    `clipped_percent` (values outside the grid; before h-swish those below -3 count as -3), `predicted_kl` (what that does to the network's prediction),
     `weight_sqnr_db` for layers. All are of the tensor as it is deployed, equalized or not. A value that
     cannot be had (an all-zero tensor has no SQNR) is None.
     """
-    return [_row(site, statistics) for site in read_sites(prepared)]
+    sites = read_sites(prepared)
+    return [_row(site, useful_rows(site, sites, statistics), statistics) for site in sites]
 
 
 def sqnr_db(signal_power: float, noise_power: float) -> float | None:
@@ -33,12 +36,11 @@ def sqnr_db(signal_power: float, noise_power: float) -> float | None:
     return 10.0 * math.log10(signal_power / noise_power)
 
 
-def _row(site: Site, statistics: Statistics) -> Row:
+def _row(site: Site, values: torch.Tensor, statistics: Statistics) -> Row:
     qparams = site.fake_quant.qparams
     assert qparams is not None
     ends = qparams.dequantize(np.array([qparams.qmin, qparams.qmax]))
     channels = statistics.channels(site)
-    values = channels.rows
     error = fake_quantize(values, qparams) - values
     outside = (values < float(ends[0])) | (values > float(ends[1]))
     return {

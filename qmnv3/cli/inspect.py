@@ -6,19 +6,20 @@ from typing import Annotated, Any
 import typer
 
 EXAMPLES = """
-Show a RUN's tensors: range, scale, SQNR and clipped share, worst first or in network order.
+Show a RUN's tensors: range, scale, SQNR, clipped share and what their rounding is predicted to do to the
+prediction (KL divergence); and which groups were equalized, what each gained and what it costs.
 
 **Examples**
 
     qmnv3 inspect runs/small
 
-    qmnv3 inspect runs/small --sort sqnr --json worst.json
+    qmnv3 inspect runs/small --sort kl --json worst.json
 """
 
 
 def command(
     run: Annotated[Path, typer.Argument(help="RUN folder made by ptq.")],
-    sort: Annotated[str, typer.Option(help="network (execution order), sqnr or clipped.")] = "network",
+    sort: Annotated[str, typer.Option(help="network (execution order), sqnr, clipped or kl.")] = "network",
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the table as JSON.")] = None,
 ) -> None:
     """Show a RUN's tensors."""
@@ -31,11 +32,14 @@ def command(
     try:
         rows = _sorted(report["layers"], sort)
         table = _table(rows, f"{run}: {provenance['model']}, {report['images']} images")
+        groups = _equalization(report["equalization"])
         notes = _notes(report, provenance)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise GraphError(f"{run}: its report is damaged ({error!r}); run `qmnv3 ptq` again") from error
     console = table_console()
     console.print(table)
+    if groups:
+        console.print(groups)
     for line in notes:
         console.print(line)
     if json_file:
@@ -59,7 +63,9 @@ def _sorted(rows: list[dict[str, Any]], key: str) -> list[dict[str, Any]]:
             return sorted(rows, key=lambda r: r["sqnr_db"] if r["sqnr_db"] is not None else float("inf"))
         case "clipped":
             return sorted(rows, key=lambda r: -(r["clipped_percent"] or 0.0))
-    raise typer.BadParameter(f"--sort {key}: choose network, sqnr or clipped")
+        case "kl":
+            return sorted(rows, key=lambda r: -(r["predicted_kl"] or 0.0))
+    raise typer.BadParameter(f"--sort {key}: choose network, sqnr, clipped or kl")
 
 
 def _table(rows: list[dict[str, Any]], title: str) -> Any:
@@ -75,6 +81,7 @@ def _table(rows: list[dict[str, Any]], title: str) -> Any:
         "zero",
         "SQNR dB",
         "clipped %",
+        "KL, 1e-4",
         "weights dB",
     ):
         table.add_column(name, justify="left" if name in ("tensor", "operation") else "right")
@@ -89,17 +96,40 @@ def _table(rows: list[dict[str, Any]], title: str) -> Any:
             str(row["zero_point"]),
             _number(row["sqnr_db"], "{:.1f}"),
             _number(row["clipped_percent"], "{:.3f}"),
+            _number(row["predicted_kl"], "{:.1f}", 1e4),
             _number(row["weight_sqnr_db"], "{:.1f}"),
         )
     return table
 
 
+def _equalization(rows: list[dict[str, Any]]) -> Any:
+    """What equalization took, or would have; None where it did not run."""
+    from rich.table import Table
+
+    if not rows:
+        return None
+    table = Table(title="equalization: groups of tensors whose channels are scaled together")
+    for name in ("first tensor", "channels", "h-swish", "SQNR dB", "predicted KL, 1e-4", "cost µs", "taken"):
+        table.add_column(name, justify="left" if name == "first tensor" else "right")
+    for row in rows:
+        table.add_row(
+            row["group"],
+            str(row["channels"]),
+            str(row["hard_swishes"]),
+            f"{_number(row['sqnr_before_db'], '{:.1f}')} → {_number(row['sqnr_after_db'], '{:.1f}')}",
+            f"{1e4 * row['kl_before']:.1f} → {1e4 * row['kl_after']:.1f}",
+            f"{row['cost_us']:.1f}",
+            "yes" if row["taken"] else "",
+        )
+    return table
+
+
 def _interval(low: float | None, high: float | None) -> str:
-    return "fixed" if low is None or high is None else f"{low:.3g} .. {high:.3g}"
+    return "–" if low is None or high is None else f"{low:.3g} .. {high:.3g}"
 
 
-def _number(value: float | None, form: str) -> str:
-    return "–" if value is None else form.format(value)
+def _number(value: float | None, form: str, factor: float = 1.0) -> str:
+    return "–" if value is None else form.format(factor * value)
 
 
 command.__doc__ = EXAMPLES
