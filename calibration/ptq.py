@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from calibration import bias_correction, equalization, ranges
+from calibration import bias_correction, equalization, mixed_precision, ranges
 from calibration.algorithm import Algorithm
 from calibration.config import PtqConfig
 from calibration.freeze import FlooredScale
@@ -44,6 +44,7 @@ class Calibration:
             "logits": self.logits,
             "floored_scales": [asdict(f) for f in self.floored],
             "equalization": self.model.meta.get(equalization.REPORT, []),
+            "int16": self.model.meta.get(mixed_precision.REPORT),
             "layers": self.layers,
         }
 
@@ -84,6 +85,7 @@ def observe(
     prepared = prepare(model, preprocessing, config.weights.granularity)
     prepared = prepared.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     prepared.requires_grad_(False)
+    mixed_precision.check(prepared, config)
     statistics = collect(
         prepared,
         images,
@@ -117,6 +119,8 @@ def algorithms(config: PtqConfig) -> tuple[Algorithm, ...]:
     if config.level >= 2:
         steps.append(equalization)
     steps.append(ranges)
+    if mixed_precision.wanted(config.int16):
+        steps.append(mixed_precision)
     if config.level >= 3:
         steps.append(bias_correction)
     return tuple(steps)

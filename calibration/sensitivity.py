@@ -15,12 +15,22 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.stats import binomtest
 from torch import fx
 
 from calibration.equalization import weight_kl
+from calibration.logit_errors import (
+    KL,
+    FloatArray,
+    Interval,
+    agreement_interval,
+    compare,
+    logits_sqnr_db,
+    mean_interval,
+    spread,
+)
 from calibration.progress import Progress, silent
-from calibration.report import layer_table, sqnr_db
+from calibration.ranges import PREDICTED_KL
+from calibration.report import layer_table
 from calibration.statistics import Images, ImageSource, Statistics, to_nchw
 from calibration.sweep import Sweep, Switch, SwitchKind, read_switches
 from qmnv3.errors import CalibrationError
@@ -28,20 +38,9 @@ from qmnv3.quant.sites import read_sites
 
 Mode = Literal["one", "all_but_one"]
 Trial = tuple[Switch, Mode]
-FloatArray = npt.NDArray[np.float64]
 MODES: tuple[Mode, ...] = ("one", "all_but_one")
 PASSES_PER_SITE = 0.3
 LARGEST_CHUNK = 20
-_NORMAL_95 = 1.96
-
-
-@dataclass(frozen=True)
-class Interval:
-    """An estimate with its 95 % interval; that of one image alone is not known."""
-
-    estimate: float
-    low: float | None
-    high: float | None
 
 
 @dataclass(frozen=True)
@@ -118,10 +117,20 @@ def analyse(
         len(whole),
         len(known),
         sweep.executed / sweep.work / len(whole),
-        _sqnr(whole),
-        _mean(whole[:, KL]),
-        _agreement(whole),
+        logits_sqnr_db(whole),
+        mean_interval(whole[:, KL]),
+        agreement_interval(whole),
     )
+
+
+def measure_alone(
+    prepared: fx.GraphModule, statistics: Statistics, sites: Collection[str], progress: Progress = silent
+) -> dict[str, Interval]:
+    """KL divergence that rounding each of these activation tensors alone adds, by site."""
+    modes: tuple[Mode, ...] = ("one",)
+    kinds: tuple[SwitchKind, ...] = ("activation",)
+    analysis = analyse(prepared, statistics, modes=modes, kinds=kinds, sites=sites, progress=progress)
+    return {row.site: row.kl_added for row in analysis.rows}
 
 
 def allocate(spread: FloatArray, cost: FloatArray, budget: float, most: int) -> list[int]:
@@ -141,10 +150,6 @@ def allocate(spread: FloatArray, cost: FloatArray, budget: float, most: int) -> 
         middle = (low + high) / 2.0
         low, high = (middle, high) if counts(middle) @ cost <= budget else (low, middle)
     return [int(n) for n in counts(low)]
-
-
-# Columns of what is measured of an image: power of the error, power of float's logits, KL, same top-1.
-NOISE, SIGNAL, KL, AGREES = range(4)
 
 
 @dataclass(frozen=True)
@@ -176,10 +181,22 @@ def _measure(
             rounded.append(_run_chunk(sweep, to_nchw(chunk), due, results))
             if index == 0:
                 first = _joined(results, rounded)
-                spread = np.array([_spread(first.added(trial)) for trial in trials])
-                chunks_due = allocate(spread, cost * size, budget, -(-statistics.count // size))
+                spreads = np.array([spread(first.added(trial)) for trial in trials])
+                chunks_due = _allocate_modes(trials, spreads, cost * size, budget, statistics.count // size)
             advance(len(chunk))
     return _joined(results, rounded)
+
+
+def _allocate_modes(
+    trials: list[Trial], spread: FloatArray, cost: FloatArray, budget: float, most: int
+) -> list[int]:
+    """`allocate` with half of the budget for each mode: all_but_one's larger spread must not take it all."""
+    counts = np.ones(len(trials), np.int64)
+    for mode in {mode for _, mode in trials}:
+        of_mode = np.array([m == mode for _, m in trials])
+        share = budget / len({mode for _, mode in trials})
+        counts[of_mode] = allocate(spread[of_mode], cost[of_mode], share, most)
+    return counts.tolist()
 
 
 def _run_chunk(
@@ -193,19 +210,6 @@ def _run_chunk(
     for trial in due:
         results[trial].append(compare(reference, flipped[trial]))
     return compare(reference, logits)
-
-
-def compare(reference: torch.Tensor, logits: torch.Tensor) -> FloatArray:
-    """NOISE, SIGNAL, KL(reference || logits) and AGREES of each image [n, 4]."""
-    reference, logits = reference.double(), logits.double()
-    target, found = reference.log_softmax(1), logits.log_softmax(1)
-    columns = (
-        (logits - reference).square().sum(1),
-        reference.square().sum(1),
-        (target.exp() * (target - found)).sum(1).clamp(min=0.0),
-        (logits.argmax(1) == reference.argmax(1)).double(),
-    )
-    return torch.stack(columns, 1).numpy()
 
 
 def _joined(results: dict[Trial, list[FloatArray]], rounded: list[FloatArray]) -> _Measured:
@@ -234,10 +238,10 @@ def _row(trial: Trial, measured: _Measured, predicted: dict[tuple[str, str], flo
         switch.kind,
         mode,
         len(values),
-        _sqnr(values),
+        logits_sqnr_db(values),
         float(values[:, KL].mean()),
-        _agreement(values),
-        _mean(measured.added(trial)),
+        agreement_interval(values),
+        mean_interval(measured.added(trial)),
         predicted.get((switch.site, switch.kind)),
     )
 
@@ -252,31 +256,11 @@ def _predicted(prepared: fx.GraphModule, statistics: Statistics) -> dict[tuple[s
         (str(row["site"]), "activation"): float(row["predicted_kl"])
         for row in layer_table(prepared, statistics)
     }
+    # The range search takes the error of an h-swish input behind h-swish, where most of it vanishes.
+    searched = prepared.meta.get(PREDICTED_KL, {})
+    found |= {(name, "activation"): float(value) for name, value in searched.items()}
     for site in sites:
         if site.layer is not None:
             ones = torch.ones(channels[site.inputs[0]])
             found[site.name, "weight"] = weight_kl(site, ones, sites, statistics)
     return found
-
-
-def _spread(values: FloatArray) -> float:
-    return float(values.std(ddof=1)) if len(values) > 1 else 0.0
-
-
-def _mean(values: FloatArray) -> Interval:
-    """Mean with its interval by the normal distribution."""
-    mean = float(values.mean())
-    if len(values) < 2:
-        return Interval(mean, None, None)
-    half = _NORMAL_95 * _spread(values) / len(values) ** 0.5
-    return Interval(mean, mean - half, mean + half)
-
-
-def _agreement(values: FloatArray) -> Interval:
-    agreeing = int(values[:, AGREES].sum())
-    wilson = binomtest(agreeing, len(values)).proportion_ci(0.95, method="wilson")
-    return Interval(agreeing / len(values), float(wilson.low), float(wilson.high))
-
-
-def _sqnr(values: FloatArray) -> float | None:
-    return sqnr_db(float(values[:, SIGNAL].sum()), float(values[:, NOISE].sum()))

@@ -10,7 +10,13 @@ from torch import nn
 from torch.func import functional_call
 
 from qmnv3.ir import QParams
-from qmnv3.quant.affine import HARD_SWISH_GATE_QPARAMS, fake_quantize, symmetric_qparams
+from qmnv3.quant.affine import (
+    HARD_SWISH_GATE_INT16_QPARAMS,
+    HARD_SWISH_GATE_QPARAMS,
+    fake_quantize,
+    is_int16,
+    symmetric_qparams,
+)
 
 
 class FakeQuantize(nn.Module):
@@ -104,16 +110,25 @@ class QuantWeight(nn.Module):
 class QuantHardswish(nn.Module):
     """h-swish as the integer network computes it: x times a gate on the fixed grid 6/255.
 
-    Equalized, it takes and gives tensors whose channel c is `factors[c]` times its true value: the gate
-    divides by it, so x' * relu6(x' / a + 3) / 6 = a * h-swish(x' / a), exactly.
+    `source` and `output` are the FakeQuantize of its tensors: where either is int16, the gate's grid is
+    6/32767. Equalized, it takes and gives tensors whose channel c is `factors[c]` times its true value: the
+    gate divides by it, so x' * relu6(x' / a + 3) / 6 = a * h-swish(x' / a), exactly.
     """
 
     factors: torch.Tensor | None
 
-    def __init__(self) -> None:
+    def __init__(self, source: FakeQuantize, output: FakeQuantize) -> None:
         super().__init__()
         self.enabled = False
         self.register_buffer("factors", None)
+        # In a tuple, so that the modules belong to the graph alone and not to this one too.
+        self._tensors = (source, output)
+
+    @property
+    def gate_qparams(self) -> QParams:
+        """Grid of relu6(x + 3)."""
+        int16 = any(is_int16(tensor.qparams) for tensor in self._tensors)
+        return HARD_SWISH_GATE_INT16_QPARAMS if int16 else HARD_SWISH_GATE_QPARAMS
 
     def equalize(self, factors: torch.Tensor) -> None:
         """Take inputs that are from now on `factors` [C] (positive) times larger than before."""
@@ -127,7 +142,7 @@ class QuantHardswish(nn.Module):
             gate = F.relu6(x + 3.0)
         else:
             gate = F.relu6(x / self.factors.reshape(-1, *[1] * (x.dim() - 2)) + 3.0)
-        return x * (fake_quantize(gate, HARD_SWISH_GATE_QPARAMS) if self.enabled else gate) / 6.0
+        return x * (fake_quantize(gate, self.gate_qparams) if self.enabled else gate) / 6.0
 
 
 QuantState = FakeQuantize | WeightFakeQuantize | QuantHardswish

@@ -51,7 +51,7 @@ def prepare(
             hard_sigmoid = reader is not None and kinds[reader] == "hard_sigmoid"
             _quantize_weight(module, node, axis, hard_sigmoid)
         elif kinds.get(node) == "hard_swish":
-            _replace_call(module, node, f"{node.name}_quant", QuantHardswish())
+            _quantize_hard_swish(module, node)
     module.graph.lint()
     module.recompile()
     return module
@@ -92,6 +92,14 @@ def _quantize_weight(module: fx.GraphModule, node: fx.Node, axis: int | None, ha
     source = source_fake_quant(given, dict(module.named_modules()))
     module.delete_submodule(path)
     module.add_submodule(path, QuantWeight(layer, axis, source, hard_sigmoid))
+
+
+def _quantize_hard_swish(module: fx.GraphModule, node: fx.Node) -> None:
+    modules = dict(module.named_modules())
+    given, (reader,) = node.args[0], node.users
+    assert isinstance(given, fx.Node)
+    tensors = source_fake_quant(given, modules), source_fake_quant(reader, modules)
+    _replace_call(module, node, f"{node.name}_quant", QuantHardswish(*tensors))
 
 
 def _replace_call(module: fx.GraphModule, node: fx.Node, target: str, value: nn.Module) -> None:
