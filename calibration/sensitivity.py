@@ -140,6 +140,8 @@ def allocate(spread: FloatArray, cost: FloatArray, budget: float, most: int) -> 
     spread_i / sqrt(cost_i), from 1 to `most`; sum(n_i * cost_i) is at most `budget`, unless 1 each is more.
     Source: Neyman 1934, optimal allocation.
     """
+    if most * cost.sum() <= budget:
+        return [most] * len(cost)
     worth = spread / np.sqrt(cost)
 
     def counts(factor: float) -> npt.NDArray[np.int64]:
@@ -182,7 +184,9 @@ def _measure(
             if index == 0:
                 first = _joined(results, rounded)
                 spreads = np.array([spread(first.added(trial)) for trial in trials])
-                chunks_due = _allocate_modes(trials, spreads, cost * size, budget, statistics.count // size)
+                chunks_due = _allocate_modes(
+                    trials, spreads, cost * size, budget, -(-statistics.count // size)
+                )
             advance(len(chunk))
     return _joined(results, rounded)
 

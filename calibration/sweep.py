@@ -71,7 +71,8 @@ def read_switches(prepared: fx.GraphModule) -> tuple[Switch, ...]:
 class Sweep:
     """Runs of `prepared`, sharing what they can; `executed` adds up the work of all nodes that really ran.
 
-    Work counts one for each multiply-add and `ELEMENT_WORK` for each element written, per image.
+    Weights are rounded once: they and the grids must stay as they are. Work counts one for each multiply-add
+    and `ELEMENT_WORK` for each element written, per image.
     """
 
     def __init__(self, prepared: fx.GraphModule) -> None:
@@ -81,6 +82,12 @@ class Sweep:
         self._last_reader = {source: node for node in self._nodes for source in node.all_input_nodes}
         modules = dict(prepared.named_modules())
         self._work = [_work(node, modules.get(str(node.target))) for node in self._nodes]
+        self._layers = {
+            str(node.target): module
+            for node in self._nodes
+            if isinstance(module := modules.get(str(node.target)), QuantWeight)
+        }
+        self._rounded: dict[str, dict[str, torch.Tensor]] = {}
 
     @property
     def work(self) -> int:
@@ -118,8 +125,15 @@ class Sweep:
     def _execute(self, index: int, values: dict[fx.Node, Any], images: torch.Tensor) -> None:
         """Compute one node and drop what nothing reads any more."""
         node = self._nodes[index]
-        is_input = node.op == "placeholder"
-        values[node] = images if is_input else run_node(self.prepared, node, values.__getitem__)
+        layer = self._layers.get(str(node.target))
+        if node.op == "placeholder":
+            values[node] = images
+        elif layer is not None and layer.weight_fake_quant.enabled:
+            if node.target not in self._rounded:
+                self._rounded[str(node.target)] = layer.rounded()
+            values[node] = layer.call(values[node.all_input_nodes[0]], self._rounded[str(node.target)])
+        else:
+            values[node] = run_node(self.prepared, node, values.__getitem__)
         self.executed += self._work[index] * len(images)
         for source in node.all_input_nodes:
             if self._last_reader[source] is node:

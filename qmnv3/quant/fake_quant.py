@@ -17,6 +17,7 @@ from qmnv3.quant.affine import (
     is_int16,
     symmetric_qparams,
 )
+from qmnv3.quant.fold import Normal
 
 
 class FakeQuantize(nn.Module):
@@ -76,13 +77,20 @@ class QuantWeight(nn.Module):
 
     `source` is the FakeQuantize of the input: its scale times the weight's is the bias's. A layer whose
     requantization does hard-sigmoid holds its bias as b + 3 (the 1/2 of x/6 + 1/2 before the division).
+    `normal` is what a BatchNorm folded into the layer promised of the float model's output.
     """
 
     def __init__(
-        self, layer: nn.Conv2d | nn.Linear, axis: int | None, source: FakeQuantize, hard_sigmoid: bool
+        self,
+        layer: nn.Conv2d | nn.Linear,
+        axis: int | None,
+        source: FakeQuantize,
+        hard_sigmoid: bool,
+        normal: Normal | None = None,
     ) -> None:
         super().__init__()
         self.layer = layer
+        self.normal = normal
         self.weight_fake_quant = WeightFakeQuantize(axis)
         self.bias_offset = 3.0 if hard_sigmoid else 0.0
         # In a tuple, so that the module belongs to the graph alone and not to this layer too.
@@ -92,10 +100,18 @@ class QuantWeight(nn.Module):
         """The layer's own shapes and padding."""
         if not self.weight_fake_quant.enabled:
             return cast(torch.Tensor, self.layer(x))
+        return self.call(x, self.rounded())
+
+    def call(self, x: torch.Tensor, parameters: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The layer with `parameters` in place of its own."""
+        return cast(torch.Tensor, functional_call(self.layer, parameters, (x,)))
+
+    def rounded(self) -> dict[str, torch.Tensor]:
+        """The layer's parameters on their grids, if enabled."""
         parameters = {"weight": self.weight_fake_quant(self.layer.weight)}
         if self.layer.bias is not None:
             parameters["bias"] = self._round_bias(self.layer.bias)
-        return cast(torch.Tensor, functional_call(self.layer, parameters, (x,)))
+        return parameters
 
     def _round_bias(self, bias: torch.Tensor) -> torch.Tensor:
         input_qparams = self._source[0].qparams
