@@ -10,7 +10,7 @@ from qmnv3.errors import PrepareError
 from qmnv3.preprocessing import Preprocessing
 from qmnv3.quant.affine import HARD_SIGMOID_QPARAMS, asymmetric_qparams
 from qmnv3.quant.fake_quant import FakeQuantize, QuantHardswish, QuantWeight
-from qmnv3.quant.fold import fold_all
+from qmnv3.quant.fold import Normal, fold_all
 from qmnv3.quant.sites import Kind, fused_activation, kind_of, source_fake_quant
 from qmnv3.quant.trace import shape, trace
 
@@ -29,7 +29,7 @@ def prepare(
     """
     _check_weights(model)
     module = trace(copy.deepcopy(model), preprocessing.resolution)
-    fold_all(module)
+    normals = fold_all(module)
     modules = dict(module.named_modules())
     kinds = {node: kind_of(node, modules) for node in module.graph.nodes}
     _check_interface(module, kinds)
@@ -49,7 +49,7 @@ def prepare(
         if kinds.get(node) == "layer":
             reader = readers[node]
             hard_sigmoid = reader is not None and kinds[reader] == "hard_sigmoid"
-            _quantize_weight(module, node, axis, hard_sigmoid)
+            _quantize_weight(module, node, axis, hard_sigmoid, normals.get(str(node.target)))
         elif kinds.get(node) == "hard_swish":
             _quantize_hard_swish(module, node)
     module.graph.lint()
@@ -83,7 +83,9 @@ def _insert_fake_quant(module: fx.GraphModule, node: fx.Node, fake_quant: FakeQu
     node.replace_all_uses_with(inserted, delete_user_cb=lambda user: user is not inserted)
 
 
-def _quantize_weight(module: fx.GraphModule, node: fx.Node, axis: int | None, hard_sigmoid: bool) -> None:
+def _quantize_weight(
+    module: fx.GraphModule, node: fx.Node, axis: int | None, hard_sigmoid: bool, normal: Normal | None
+) -> None:
     path = str(node.target)
     layer, given = module.get_submodule(path), node.args[0]
     if isinstance(layer, QuantWeight):
@@ -91,7 +93,7 @@ def _quantize_weight(module: fx.GraphModule, node: fx.Node, axis: int | None, ha
     assert isinstance(layer, nn.Conv2d | nn.Linear) and isinstance(given, fx.Node)
     source = source_fake_quant(given, dict(module.named_modules()))
     module.delete_submodule(path)
-    module.add_submodule(path, QuantWeight(layer, axis, source, hard_sigmoid))
+    module.add_submodule(path, QuantWeight(layer, axis, source, hard_sigmoid, normal))
 
 
 def _quantize_hard_swish(module: fx.GraphModule, node: fx.Node) -> None:

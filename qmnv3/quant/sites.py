@@ -11,6 +11,7 @@ from torch import fx, nn
 
 from qmnv3.errors import PrepareError
 from qmnv3.quant.fake_quant import FakeQuantize, QuantHardswish, QuantWeight
+from qmnv3.quant.fold import Normal
 from qmnv3.quant.trace import shape
 
 Kind = Literal[
@@ -67,7 +68,9 @@ class Site:
     `inputs` are names of earlier sites; `output_shape` and `input_shape` are NCHW (or NC) with batch 1.
     `layer` is the convolution or linear module of kind "layer"; `weight_axis` is 0 for per-channel
     weights. A fused "hard_sigmoid" needs no operation of its own: it is a linear map followed by saturation,
-    and the layer's requantization does both. `hard_swish` is the module of kind "hard_swish".
+    and the layer's requantization does both. `hard_swish` is the module of kind
+    "hard_swish". `normal` is what a BatchNorm folded into the layer promised of the float model's output
+    before the activation (equalization leaves it as it is).
     """
 
     name: str
@@ -80,6 +83,7 @@ class Site:
     weight_axis: int | None
     fake_quant: FakeQuantize
     hard_swish: QuantHardswish | None = None
+    normal: Normal | None = None
 
     @property
     def depthwise(self) -> bool:
@@ -159,6 +163,7 @@ def read_sites(prepared: fx.GraphModule) -> tuple[Site, ...]:
                 weight_axis=weighted.weight_fake_quant.axis if weighted else None,
                 fake_quant=fake_quant,
                 hard_swish=module if isinstance(module, QuantHardswish) else None,
+                normal=weighted.normal if weighted else None,
             )
         )
     return tuple(sites)

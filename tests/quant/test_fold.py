@@ -1,11 +1,16 @@
 """BN folding against torch's own eval-mode composition."""
 
+import copy
+
 import pytest
 import torch
 from quant.nets import TinyNet, randomize
 from torch import nn
 
-from qmnv3.quant.fold import fold_all, fold_batch_norm
+from qmnv3.preprocessing import Preprocessing
+from qmnv3.quant.fold import fold_all, fold_batch_norm, promised
+from qmnv3.quant.prepare import prepare
+from qmnv3.quant.sites import read_sites
 from qmnv3.quant.trace import trace
 
 # Folding rounds each weight once in float32; activations here are of order 1.
@@ -55,3 +60,31 @@ def test_whole_network_folds_and_computes_the_same() -> None:
 
 def _called(module, name: str) -> bool:
     return any(node.op == "call_module" and node.target == name for node in module.graph.nodes)
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_promise_is_what_the_norm_gives_on_its_own_data(affine: bool) -> None:
+    torch.manual_seed(1)
+    # A large eps and a nearly constant channel: the std is then well below |weight|.
+    norm = nn.BatchNorm2d(5, eps=0.1, momentum=None, affine=affine)
+    if affine:
+        nn.init.normal_(norm.weight)
+        nn.init.normal_(norm.bias)
+    x = torch.randn(64, 5, 8, 8) * torch.tensor([0.0, 0.1, 1.0, 2.0, 3.0]).reshape(-1, 1, 1) + 1.0
+    norm.train()(x)
+    output = norm.eval()(x)
+    normal = promised(norm)
+    torch.testing.assert_close(normal.mean, output.mean((0, 2, 3)), atol=1e-5, rtol=0)
+    torch.testing.assert_close(normal.std, output.std((0, 2, 3)), atol=1e-5, rtol=1e-3)
+
+
+def test_a_norm_that_saw_no_data_promises_nothing() -> None:
+    assert promised(nn.BatchNorm2d(4)) is None
+
+
+def test_promises_survive_prepare_and_copies_by_layer() -> None:
+    model = randomize(TinyNet())
+    prepared = copy.deepcopy(prepare(model, Preprocessing(32, 32)))
+    normals = {site.name: site.normal for site in read_sites(prepared) if site.normal is not None}
+    assert set(normals) == {"stem.0", "expand.0", "depthwise.0", "project.0", "head.0"}
+    torch.testing.assert_close(normals["expand.0"].mean, model.expand[1].bias, atol=0, rtol=0)
