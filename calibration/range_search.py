@@ -26,7 +26,9 @@ ErrorOf = Callable[[QParams], float]
 
 @dataclass(frozen=True)
 class Effort:
-    """How finely a search looks: candidate ends as shares of the observed ones, rounds, values evaluated.
+    """How finely a search looks: candidate ends as shares of the observed ones, rounds, and how many values.
+
+    At least `rows` positions are evaluated, however many channels there are: rare large values count.
 
     Below a tenth of the observed range clipping dominates for any real tensor.
     """
@@ -34,10 +36,11 @@ class Effort:
     shares: tuple[float, ...]
     rounds: int
     values: int
+    rows: int
 
 
-FINE = Effort(tuple(np.geomspace(0.1, 1.0, 20)[:-1].tolist()), 4, 2**16)
-COARSE = Effort(tuple(np.geomspace(0.25, 1.0, 7)[:-1].tolist()), 1, 2**14)
+FINE = Effort(tuple(np.geomspace(0.1, 1.0, 20)[:-1].tolist()), 4, 2**16, 512)
+COARSE = Effort(tuple(np.geomspace(0.25, 1.0, 7)[:-1].tolist()), 1, 2**14, 64)
 
 
 @dataclass(frozen=True)
@@ -156,7 +159,7 @@ def _observed(channels: Channels) -> Range:
 
 def _evaluated(channels: Channels, effort: Effort) -> torch.Tensor:
     """As many of the sampled rows as an evaluation needs."""
-    return channels.rows[: max(effort.values // channels.rows.shape[1], 64)]
+    return channels.rows[: max(effort.values // channels.rows.shape[1], effort.rows)]
 
 
 def _descend(error: ErrorOf, observed: Range, effort: Effort) -> Found:

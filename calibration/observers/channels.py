@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 # A sample of ROW_VALUES elements describes a tensor; fewer rows than MIN_ROWS would not describe a channel.
-ROW_VALUES, MIN_ROWS, MAX_ROWS = 2**17, 128, 2048
+ROW_VALUES, MIN_ROWS, MAX_ROWS = 2**18, 512, 2048
 
 
 @dataclass(frozen=True)
