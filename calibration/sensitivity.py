@@ -66,7 +66,7 @@ class Sensitivity:
 
 @dataclass(frozen=True)
 class Analysis:
-    """All rows, the most harmful first within each mode, and the fully rounded network beside them.
+    """All rows, the most surely harmful first within each mode, and the fully rounded network beside them.
 
     `passes` is the executed work as a multiple of one forward pass over all `images`.
     """
@@ -110,7 +110,7 @@ def analyse(
     measured = _measure(sweep, trials, statistics, budget, progress)
     predicted = _predicted(prepared, statistics)
     rows = [_row(trial, measured, predicted) for trial in trials]
-    rows.sort(key=lambda row: (MODES.index(row.mode), -row.kl_added.estimate))
+    rows.sort(key=lambda row: (MODES.index(row.mode), -_at_least(row.kl_added)))
     whole = measured.rounded
     return Analysis(
         tuple(rows),
@@ -248,6 +248,11 @@ def _row(trial: Trial, measured: _Measured, predicted: dict[tuple[str, str], flo
         mean_interval(measured.added(trial)),
         predicted.get((switch.site, switch.kind)),
     )
+
+
+def _at_least(value: Interval) -> float:
+    """Lower end: sorted by estimates, those of the fewest images would lead by luck."""
+    return value.estimate if value.low is None else value.low
 
 
 def _predicted(prepared: fx.GraphModule, statistics: Statistics) -> dict[tuple[str, str], float]:

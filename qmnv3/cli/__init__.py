@@ -25,6 +25,7 @@ COMMANDS: dict[str, str] = {
     "quickstart": "qmnv3.cli.quickstart",
     "info": "qmnv3.cli.info",
     "ptq": "qmnv3.cli.ptq",
+    "sensitivity": "qmnv3.cli.sensitivity",
     "inspect": "qmnv3.cli.inspect",
     "export": "qmnv3.cli.export",
     "eval": "qmnv3.cli.eval",

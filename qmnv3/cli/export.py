@@ -52,19 +52,11 @@ command.__doc__ = EXAMPLES
 
 
 def _print_int16(checkpoint: Path, path: Path) -> None:
-    """What int16 tensors cost: XNNPACK runs none of their operations, so each cuts the network."""
     from qmnv3.lowering import int16_tensors
     from qmnv3.runs import load_run_graph
 
     names = int16_tensors(load_run_graph(checkpoint, "int8"))
-    if not names:
-        return
-    from device_eval.partitions import delegate_partitions
+    if names:
+        from qmnv3.cli.int16_cost import describe_int16
 
-    partitions = delegate_partitions(path)
-    without = partitions.count_without_int16
-    aside = "" if without is None else f" ({without} without)"
-    typer.echo(
-        f"int16 tensors: {len(names)}; XNNPACK partitions: {partitions.count}{aside}; "
-        f"{len(partitions.undelegated)} operations outside"
-    )
+        typer.echo(describe_int16(names, path))

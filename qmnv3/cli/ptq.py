@@ -45,6 +45,10 @@ def command(
         float | None,
         typer.Option(min=0.0, help="Climb until the estimated loss of top-1 is at most so many points."),
     ] = None,
+    int16: Annotated[
+        str | None,
+        typer.Option(help="Tensors to keep in 16 bits, SITE[,SITE]: slow, TFLite only; see sensitivity."),
+    ] = None,
     images: Annotated[int | None, typer.Option(min=1, help="Images to use; default from the recipe.")] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, max=2**63 - 1, help="Draws the images; default from the recipe.")
@@ -70,7 +74,8 @@ def command(
 
     if level is not None and target_drop is not None:
         raise typer.BadParameter("--level picks a rung, --target-drop climbs to one; give one of them")
-    config = load_recipe(recipe, PtqConfig, images=images, seed=seed, level=level)
+    wide = {"sites": [name.strip() for name in int16.split(",")]} if int16 else None
+    config = load_recipe(recipe, PtqConfig, images=images, seed=seed, level=level, int16=wide)
     job = PtqJob(
         model, weights, calib, out, config, skip_bad, drop_background, width, resolution, target_drop
     )

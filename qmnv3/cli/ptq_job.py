@@ -11,6 +11,7 @@ from calibration.ladder import Climb, climb, ladder
 from calibration.progress import Progress, silent
 from calibration.ptq import Calibration, calibrate, observe
 from calibration.statistics import Images
+from qmnv3.cli.int16_cost import int16_cost
 from qmnv3.data.folder import ImageFolder, find_images, sample
 from qmnv3.data.loader import load_batches
 from qmnv3.errors import CalibrationError
@@ -51,17 +52,28 @@ class PtqResult:
     seconds: float
     warnings: tuple[str, ...]
     climb: Climb | None = None
+    int16_cost: str | None = None
 
     def summary(self) -> str:
-        """Two lines for a person."""
+        """Two lines for a person, more with int16 tensors."""
         logits = self.calibration.logits
         sqnr = f"{logits['sqnr_db']:.1f} dB" if logits["sqnr_db"] is not None else "exact"
         return (
             f"{self.out}: {self.calibration.images} images, {len(self.calibration.layers)} tensors, "
             f"{self.seconds:.1f} s; int8 against float on {logits['images']} of them: "
             f"logits SQNR {sqnr}, top-1 agreement {100 * logits['top1_agreement']:.0f} %\n"
-            f"next: qmnv3 inspect {self.out}; qmnv3 export --int8 --checkpoint {self.out} --out export"
+            f"{self._int16()}next: qmnv3 inspect {self.out}; qmnv3 export --int8 --checkpoint {self.out} --out export"
         )
+
+    def _int16(self) -> str:
+        """What int16 tensors gained and cost, if the recipe asked for any."""
+        report = self.calibration.to_json()["int16"]
+        if report is None:
+            return ""
+        names = ", ".join(site["site"] for site in report["sites"]) or "none was worth it"
+        before, after = (report[key]["estimate"] for key in ("kl_before", "kl_after"))
+        cost = "" if self.int16_cost is None else f"{self.int16_cost}\n"
+        return f"int16: {names}; KL {before:.4f} to {after:.4f} before bias correction\n{cost}"
 
 
 def run_ptq(job: PtqJob, progress: Progress = silent) -> PtqResult:
@@ -72,7 +84,7 @@ def run_ptq(job: PtqJob, progress: Progress = silent) -> PtqResult:
     started = time.perf_counter()
     check_out(job.out)
     folder = find_images(job.images, classes=False)
-    loaded = _load(job)
+    loaded = load(job)
     chosen, held_out = _split(folder, job)
     photos, unseen = (
         Photos(folder, loaded.preprocessing, job.config.batch_size, indices, job.skip_bad)
@@ -92,20 +104,22 @@ def run_ptq(job: PtqJob, progress: Progress = silent) -> PtqResult:
     if int8.tensors[int8.outputs[0]].shape[1] == len(folder.classes):
         metadata = replace(metadata, labels=folder.classes)
         int8, float32 = replace(int8, metadata=metadata), replace(float32, metadata=metadata)
+    cost = int16_cost(int8)
     warnings = _warnings(job, result, photos)
     provenance = {
         "command": "ptq",
         "model": job.model,
-        "weights": _fingerprint(job.weights),
+        "weights": fingerprint(job.weights),
         "calibration_images": str(job.images),
         "skipped_images": [str(path) for path in photos.skipped],
         "recipe": config.model_dump(),
         "target_drop": job.target_drop,
         "warnings": warnings,
     }
-    report = result.to_json() | {"ladder": climbed.to_json() if climbed else []}
+    ladder_json = climbed.to_json() if climbed else []
+    report = result.to_json() | {"ladder": ladder_json, "int16_cost": cost}
     save_run(job.out, int8, float32, report, provenance)
-    return PtqResult(job.out, result, time.perf_counter() - started, tuple(warnings), climbed)
+    return PtqResult(job.out, result, time.perf_counter() - started, tuple(warnings), climbed, cost)
 
 
 def _split(folder: ImageFolder, job: PtqJob) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -141,7 +155,8 @@ class Photos:
         self._chosen = [i for i in self._chosen if self._folder.paths[i] not in self.skipped]
 
 
-def _load(job: PtqJob) -> LoadedModel:
+def load(job: PtqJob) -> LoadedModel:
+    """The float model that `job` names."""
     options: ModelOptions = {} if job.width is None else {"width": job.width}
     return load_model(
         job.model,
@@ -168,7 +183,8 @@ def _warnings(job: PtqJob, result: Calibration, photos: Photos) -> list[str]:
     return lines
 
 
-def _fingerprint(weights: Path | None) -> dict[str, str] | None:
+def fingerprint(weights: Path | None) -> dict[str, str] | None:
+    """Path and SHA-256 of a checkpoint."""
     if weights is None:
         return None
     with weights.open("rb") as stream:

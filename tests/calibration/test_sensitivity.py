@@ -106,7 +106,7 @@ def test_a_row_is_what_a_plain_run_gives(frozen: Calibration, site: str) -> None
 def test_rows_come_worst_first(frozen: Calibration) -> None:
     analysis = analyse(frozen.model, frozen.statistics)
     for mode in ("one", "all_but_one"):
-        added = [row.kl_added.estimate for row in analysis.rows if row.mode == mode]
+        added = [row.kl_added.low for row in analysis.rows if row.mode == mode]
         assert added == sorted(added, reverse=True)
     assert len(analysis.rows) == 2 * len(read_switches(frozen.model))
 
