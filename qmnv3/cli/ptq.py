@@ -24,6 +24,8 @@ Levels: 0 min-max, 1 range search, 2 and equalization, 3 and bias correction, 4 
 
     qmnv3 ptq --model v2 --weights v2.safetensors --calib photos/ --out runs/minmax --recipe ptq_minmax
 
+    qmnv3 ptq --model small --weights v3_small.safetensors --calib photos/ --out runs/mixed --int16 mul
+
     qmnv3 ptq --model large --width 0.75 --resolution 192 --calib photos/ --out runs/latency
 
     qmnv3 ptq --model my_package.nets:build --calib photos/ --out runs/mine

@@ -62,7 +62,8 @@ class PtqResult:
             f"{self.out}: {self.calibration.images} images, {len(self.calibration.layers)} tensors, "
             f"{self.seconds:.1f} s; int8 against float on {logits['images']} of them: "
             f"logits SQNR {sqnr}, top-1 agreement {100 * logits['top1_agreement']:.0f} %\n"
-            f"{self._int16()}next: qmnv3 inspect {self.out}; qmnv3 export --int8 --checkpoint {self.out} --out export"
+            f"{self._int16()}"
+            f"next: qmnv3 inspect {self.out}; qmnv3 export --int8 --checkpoint {self.out} --out export"
         )
 
     def _int16(self) -> str:
