@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from calibration import bias_correction, equalization, mixed_precision, ranges
+from calibration import analytic_bias, bias_correction, equalization, mixed_precision, ranges
 from calibration.algorithm import Algorithm
 from calibration.config import PtqConfig
 from calibration.freeze import FlooredScale
@@ -44,6 +44,7 @@ class Calibration:
             "logits": self.logits,
             "floored_scales": [asdict(f) for f in self.floored],
             "equalization": self.model.meta.get(equalization.REPORT, []),
+            "analytic_bias": self.model.meta.get(analytic_bias.REPORT),
             "int16": self.model.meta.get(mixed_precision.REPORT),
             "layers": self.layers,
         }
@@ -122,7 +123,8 @@ def algorithms(config: PtqConfig) -> tuple[Algorithm, ...]:
     if mixed_precision.wanted(config.int16):
         steps.append(mixed_precision)
     if config.level >= 3:
-        steps.append(bias_correction)
+        analytic = config.bias_correction.method == "analytic"
+        steps.append(analytic_bias if analytic else bias_correction)
     return tuple(steps)
 
 
