@@ -37,8 +37,8 @@ def _decades(rows: Sequence[Sensitivity]) -> tuple[int, int]:
     values += [row.kl_added.high for row in rows if row.kl_added.high is not None and row.kl_added.high > 0]
     if not values:
         return -DECADES, 0
-    high = ceil(log10(max(values)) + 1e-9)
-    return max(floor(log10(min(values))), high - DECADES), high
+    high = ceil(log10(max(values)))
+    return min(max(floor(log10(min(values))), high - DECADES), high - 1), high
 
 
 def _panel(rows: Sequence[Sensitivity], title: str, low: int, high: int) -> list[str]:

@@ -129,11 +129,12 @@ def test_sites_and_count_exclude_each_other() -> None:
 
 
 @pytest.mark.parametrize("names", [("stem.0", "stem.2"), ("mul",), ("expand.0",), ("head.2",)])
-def test_litert_computes_what_was_chosen(observed: Observed, names: tuple[str, ...]) -> None:
-    """End to end at the default level: converted, run by LiteRT, and as near to float as simulated."""
-    result = quantize(observed, recipe(1, sites=names))
+@pytest.mark.parametrize("level", [1, 3])
+def test_litert_computes_what_was_chosen(observed: Observed, names: tuple[str, ...], level: int) -> None:
+    """End to end: converted, run by LiteRT, and as near to the simulation as rounding ties allow."""
+    result = quantize(observed, recipe(level, sites=names))
     canonical = convert(result.model, Metadata())
-    assert set(int16_tensors(canonical)) == set(names)
+    assert set(names) <= set(int16_tensors(canonical))  # an equalized h-swish has its gate beside it
     graph = lower(canonical, "xnnpack")
     x = graph.tensors["image"].qparams.quantize(IMAGES[:1]).astype(np.int8)
     ours = run(graph, {"image": x}, "tflite")["logits"]

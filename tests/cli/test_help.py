@@ -29,7 +29,9 @@ def run_cli(*arguments: str) -> tuple[str, int, set[str]]:
     return output, code or 0, set(modules)
 
 
-@pytest.mark.parametrize("command", [[], ["ptq"], ["export"], ["eval"], ["bench"], ["lint"], ["weights"]])
+@pytest.mark.parametrize(
+    "command", [[], ["ptq"], ["sensitivity"], ["export"], ["eval"], ["bench"], ["lint"], ["weights"]]
+)
 def test_help_imports_nothing_heavy(command: list[str]) -> None:
     output, code, modules = run_cli(*command, "--help")
     assert code == 0
@@ -39,7 +41,7 @@ def test_help_imports_nothing_heavy(command: list[str]) -> None:
 
 def test_help_names_every_command() -> None:
     output, _, _ = run_cli("--help")
-    for name in ("info", "ptq", "inspect", "export", "eval", "bench", "lint", "weights"):
+    for name in ("info", "ptq", "sensitivity", "inspect", "export", "eval", "bench", "lint", "weights"):
         assert f" {name} " in output
 
 
