@@ -72,10 +72,11 @@ def command(
     from calibration.config import PtqConfig
     from qmnv3.cli.progress import progress
     from qmnv3.cli.ptq_job import PtqJob, run_ptq
+    from qmnv3.errors import RecipeError
     from recipes import load_recipe
 
     if level is not None and target_drop is not None:
-        raise typer.BadParameter("--level picks a rung, --target-drop climbs to one; give one of them")
+        raise RecipeError(f"--level {level} picks a rung, --target-drop climbs to one; give one of them")
     wide = {"sites": [name.strip() for name in int16.split(",")]} if int16 else None
     config = load_recipe(recipe, PtqConfig, images=images, seed=seed, level=level, int16=wide)
     job = PtqJob(
