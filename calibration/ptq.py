@@ -11,6 +11,7 @@ from torch import fx, nn
 from calibration import analytic_bias, bias_correction, equalization, mixed_precision, ranges
 from calibration.algorithm import Algorithm
 from calibration.config import PtqConfig
+from calibration.coverage import coverage_warnings
 from calibration.freeze import FlooredScale
 from calibration.observed_ranges import make_observers
 from calibration.progress import Progress, silent
@@ -23,7 +24,10 @@ from qmnv3.quant.prepare import prepare
 
 @dataclass(frozen=True)
 class Calibration:
-    """Result of `calibrate`: the frozen model, its float parent (prepared alike) and what was seen."""
+    """Result of `calibrate`: the frozen model, its float parent (prepared alike) and what was seen.
+
+    `coverage` says what is wrong with the images, one line each.
+    """
 
     model: fx.GraphModule
     parent: fx.GraphModule
@@ -31,6 +35,7 @@ class Calibration:
     layers: list[dict[str, Any]]
     floored: tuple[FlooredScale, ...]
     logits: dict[str, Any]
+    coverage: tuple[str, ...]
 
     @property
     def images(self) -> int:
@@ -41,6 +46,7 @@ class Calibration:
         """Everything but the models."""
         return {
             "images": self.images,
+            "coverage": list(self.coverage),
             "logits": self.logits,
             "floored_scales": [asdict(f) for f in self.floored],
             "equalization": self.model.meta.get(equalization.REPORT, []),
@@ -111,6 +117,7 @@ def quantize(observed: Observed, config: PtqConfig, progress: Progress = silent)
         layer_table(prepared, observed.statistics),
         prepared.meta[ranges.FLOORED],
         _compare_logits(prepared, observed.parent, next(iter(observed.statistics.images()))),
+        coverage_warnings(observed.parent, observed.statistics),
     )
 
 

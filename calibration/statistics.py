@@ -10,9 +10,18 @@ import numpy.typing as npt
 import torch
 from torch import fx
 
-from calibration.observers import ChannelObserver, Channels, HistogramObserver, MovingAverageObserver
+from calibration.observers import (
+    ChannelObserver,
+    Channels,
+    HistogramObserver,
+    ImageSet,
+    ImageSetObserver,
+    MomentObserver,
+    MovingAverageObserver,
+)
 from calibration.progress import Progress, silent
 from qmnv3.errors import CalibrationError
+from qmnv3.quant.fold import Normal
 from qmnv3.quant.sites import Site, read_sites
 
 Images = npt.NDArray[np.float32]
@@ -24,17 +33,24 @@ Observer = HistogramObserver | MovingAverageObserver
 
 @dataclass(frozen=True)
 class Statistics:
-    """What one pass of the float network over `count` images showed of every site.
+    """What one pass of the float network over the images showed of them and of every site.
 
     Read them through the methods: these give the statistics of a site's tensor as it is now, equalized or
-    not. `observers` hold the float network's values.
+    not. `observers` and `moments` hold the float network's values; `moments` are those of layers with a
+    folded BatchNorm, before the activation.
     """
 
     images: ImageSource
-    count: int
+    image_set: ImageSet
+    moments: Mapping[str, Normal]
     observers: Mapping[str, Observer]
     _channels: Mapping[str, Channels]
     _fisher: Mapping[str, torch.Tensor]
+
+    @property
+    def count(self) -> int:
+        """How many images there were."""
+        return self.image_set.count
 
     @property
     def has_fisher(self) -> bool:
@@ -81,25 +97,29 @@ def collect(
     for name, observer in (observers or {}).items():
         watching[name].append(observer)
     fisher = {site.name: torch.zeros(site.output_shape[1], dtype=torch.float64) for site in sites}
-    count = 0
+    image_set = ImageSetObserver(_pixel_step(sites))
+    moments = {site.name: MomentObserver() for site in sites if site.normal is not None}
     with (
         _observing(sites, watching),
+        _observing_layers(sites, moments),
         _gradients(sites, fisher, "fisher" in needs),
         progress("calibrating", expected) as advance,
     ):
         generator = torch.Generator().manual_seed(seed)
         for batch in images():
             _run(prepared, to_nchw(batch), generator, "fisher" in needs)
-            count += len(batch)
+            image_set.update(batch)
             advance(len(batch))
-    if not count:
+    seen = image_set.image_set()
+    if not seen.count:
         raise CalibrationError("no images to calibrate on; give at least one")
     return Statistics(
         images,
-        count,
+        seen,
+        {name: observer.moments() for name, observer in moments.items()},
         observers or {},
         {name: sampler.channels() for name, sampler in samplers.items()} if "channels" in needs else {},
-        {name: (f / count).float() for name, f in fisher.items()} if "fisher" in needs else {},
+        {name: (f / seen.count).float() for name, f in fisher.items()} if "fisher" in needs else {},
     )
 
 
@@ -133,6 +153,33 @@ def _observing(
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def _observing_layers(sites: Iterable[Site], moments: Mapping[str, MomentObserver]) -> Iterator[None]:
+    def hook(name: str) -> Callable[[object, object, torch.Tensor], None]:
+        def observe(_module: object, _inputs: object, output: torch.Tensor) -> None:
+            moments[name].update(output.detach())
+
+        return observe
+
+    handles = [
+        site.layer.register_forward_hook(hook(site.name))
+        for site in sites
+        if site.layer is not None and site.name in moments
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _pixel_step(sites: Iterable[Site]) -> float:
+    """One step of an 8-bit pixel as the network sees it: the input's grid covers 255 of them."""
+    qparams = next(site.fake_quant.qparams for site in sites if site.kind == "input")
+    assert qparams is not None
+    return float(qparams.scale)
 
 
 @contextmanager

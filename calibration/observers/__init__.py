@@ -2,6 +2,8 @@
 
 from calibration.observers.channels import ChannelObserver, Channels
 from calibration.observers.histogram import Histogram
+from calibration.observers.image_set import ImageSet, ImageSetObserver
+from calibration.observers.moments import MomentObserver
 from calibration.observers.observers import (
     HARD_SWISH_FLOOR,
     HistogramObserver,
@@ -17,6 +19,9 @@ __all__ = [
     "Channels",
     "Histogram",
     "HistogramObserver",
+    "ImageSet",
+    "ImageSetObserver",
+    "MomentObserver",
     "MovingAverageObserver",
     "Observer",
     "error_range",

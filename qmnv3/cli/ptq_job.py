@@ -176,6 +176,7 @@ def _warnings(job: PtqJob, result: Calibration, photos: Photos) -> list[str]:
     if photos.skipped:
         names = ", ".join(path.name for path in photos.skipped[:3])
         lines.append(f"{len(photos.skipped)} images could not be read and were left out: {names}")
+    lines += result.coverage
     if result.floored:
         names = ", ".join(f.site for f in result.floored[:3])
         lines.append(

@@ -1,0 +1,128 @@
+"""Whether calibration images are any good: what is wrong with the set, in one line each.
+
+Three questions need no labels and no reference data: is every image worth having; does every channel of the
+network get to vary; and do layers give what their BatchNorm saw in training? A channel is *shifted* when its
+mean lies more than one promised standard deviation from the promised mean, and *narrow* when it varies less
+than half as much as promised, both before the activation. In % of all channels of the data pack's networks
+(dead: of all tensors' channels, those that hold one value on the whole set):
+
+| images | V3-Small: shifted | narrow | dead | V2: shifted | narrow | dead |
+| --- | --- | --- | --- | --- | --- | --- |
+| imagenet/calib, 200 | 0.0 | 0.2 | 1.2 | 0.0 | 0.0 | 0.3 |
+| imagenet/val, 200 | 0.0 | 0.2 | 1.2 | 0.0 | 0.0 | 0.3 |
+| imagenette, 50 | 0.2 | 0.5 | 1.2 | 0.3 | 0.3 | 0.4 |
+| imagenet/calib, 5 | 0.0 | 0.6 | 1.7 | 0.0 | 1.0 | 0.4 |
+| 1 image (three tried) | 1.4-2.0 | 3-5 | 40 | 2.4-3.1 | 18-23 | 13-14 |
+| 50 times one image | 0.9 | 5.3 | 11 | 1.4 | 8.1 | 2.6 |
+| all black | 18 | 79 | 41 | 21 | 48 | 25 |
+| half of them black | 1.6 | 0.2 | 1.2 | 2.2 | 0.3 | 0.3 |
+| dark (pixels times 0.2) | 1.4 | 8.4 | 1.3 | 1.0 | 4.0 | 0.4 |
+| blurred, radius 4 pixels | 2.8 | 6.7 | 1.3 | 3.3 | 6.9 | 0.4 |
+| blurred, radius 16 pixels | 9.6 | 48 | 2.3 | 10 | 33 | 1.3 |
+| handwritten digits, 50 | 8.1 | 35 | 2.8 | 8.7 | 19 | 1.1 |
+| uniform noise, 50 | 13 | 55 | 3.9 | 12 | 67 | 6.6 |
+| pixels not divided by 255 | 94 | 1.0 | 15 | 46 | 12 | 3.6 |
+| inverted colours, 50 | 0.0 | 0.2 | 1.2 | 0.1 | 0.2 | 0.4 |
+| red and blue swapped, 50 | 0.0 | 0.2 | 1.2 | 0.0 | 0.1 | 0.4 |
+
+So each limit below is passed by what is wrong and kept by real photos. Colours do not show: these networks
+take inverted or swapped ones much as they take others.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from scipy.stats import norm
+from torch import fx
+
+from calibration.observers import ImageSet
+from calibration.statistics import Statistics
+from qmnv3.quant.fold import Normal
+from qmnv3.quant.sites import Site, read_sites
+
+RECOMMENDED_IMAGES = 200
+FEW_IMAGES = 50
+_SHIFTED_LIMIT, _NARROW_LIMIT, _DEAD_LIMIT = 0.05, 0.05, 0.10
+_SHIFT_STDS, _NARROW_RATIO = 1.0, 0.5
+# A channel meant to vary less, or to be active more rarely, says nothing about the images.
+_SMALLEST_STD, _SMALLEST_ACTIVITY = 1e-3, 0.05
+
+
+def coverage_warnings(prepared: fx.GraphModule, statistics: Statistics) -> tuple[str, ...]:
+    """What is wrong with the images behind `statistics`, and what to do; empty for a good set."""
+    sites = read_sites(prepared)
+    return (
+        *_image_warnings(statistics.image_set),
+        *_dead_warnings(sites, statistics),
+        *_promise_warnings(sites, statistics),
+    )
+
+
+def _image_warnings(images: ImageSet) -> Iterator[str]:
+    if images.distinct < images.count:
+        yield (
+            f"calibration images: only {images.distinct} of {images.count} differ; duplicates add nothing, "
+            "replace them by other images"
+        )
+    if images.distinct < FEW_IMAGES:
+        yield (
+            f"calibration images: {images.distinct} are few; ranges and biases follow chance, give "
+            f"{RECOMMENDED_IMAGES}"
+        )
+    if images.plain:
+        yield (
+            f"calibration images: {images.plain} of {images.count} show one plain colour (black, for "
+            "example); remove them"
+        )
+
+
+def _dead_warnings(sites: tuple[Site, ...], statistics: Statistics) -> Iterator[str]:
+    dead = torch.cat([_dead(site, statistics) for site in sites if site.kind != "input"])
+    share = float(dead.float().mean())
+    if share > _DEAD_LIMIT:
+        yield (
+            f"coverage: {100 * share:.0f} % of all channels never vary on these images, so their ranges "
+            "are unknown; give more and more varied images"
+        )
+
+
+def _promise_warnings(sites: tuple[Site, ...], statistics: Statistics) -> Iterator[str]:
+    pairs = [
+        (site.normal, statistics.moments[site.name])
+        for site in sites
+        if site.normal is not None and site.name in statistics.moments
+    ]
+    if not pairs:
+        return
+    shifted = _share([(seen.mean - told.mean).abs() > _SHIFT_STDS * told.std for told, seen in pairs], pairs)
+    narrow = _share([seen.std < _NARROW_RATIO * told.std for told, seen in pairs], pairs)
+    if shifted > _SHIFTED_LIMIT:
+        yield (
+            f"domain: the mean of {100 * shifted:.0f} % of all channels is more than one standard deviation "
+            "from what BatchNorm saw in training; use images like those the network is for, and check that "
+            "mean and std of the preprocessing belong to these weights"
+        )
+    if narrow > _NARROW_LIMIT:
+        yield (
+            f"coverage: {100 * narrow:.0f} % of all channels vary less than half as much as BatchNorm saw in "
+            "training; ranges will be too narrow, give more varied images"
+        )
+
+
+def _share(flags: list[torch.Tensor], pairs: list[tuple[Normal, Normal]]) -> float:
+    """Share of flagged channels among those meant to vary."""
+    alive = torch.cat([told.std > _SMALLEST_STD for told, _ in pairs])
+    return float((torch.cat(flags) & alive).sum()) / max(int(alive.sum()), 1)
+
+
+def _dead(site: Site, statistics: Statistics) -> torch.Tensor:
+    """Channels [C] that hold one value on all images although no BatchNorm says they should."""
+    channels = statistics.channels(site)
+    dead = channels.low == channels.high
+    if site.normal is None:
+        return dead
+    activity = torch.ones_like(dead, dtype=torch.float64)
+    if site.activation in ("relu", "relu6"):
+        std = site.normal.std.double().clamp(min=_SMALLEST_STD)
+        activity = torch.from_numpy(norm.cdf((site.normal.mean.double() / std).numpy()))
+    return dead & (site.normal.std > _SMALLEST_STD) & (activity > _SMALLEST_ACTIVITY)
