@@ -54,7 +54,7 @@ class Dead(nn.Module):
 @pytest.mark.parametrize("where", ["se relu", "h-swish input", "h-swish input before a layer", "summand"])
 def test_the_network_stays_one_partition_and_the_floor_is_reported(where: str, tmp_path: Path) -> None:
     images = np.random.default_rng(0).uniform(-1, 1, (8, 16, 16, 3)).astype(np.float32)
-    result = calibrate(Dead(where).eval(), SPEC, [images], PtqConfig())
+    result = calibrate(Dead(where).eval(), SPEC, lambda: [images], PtqConfig())
     expected = "reduce" if where == "se relu" else "branch"
     assert expected in [floored.site for floored in result.floored]
     graph = convert(result.model, Metadata())
@@ -67,7 +67,7 @@ def test_a_healthy_network_has_no_floored_scale() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
     images = np.random.default_rng(0).uniform(-1, 1, (8, 16, 16, 3)).astype(np.float32)
-    assert calibrate(model, SPEC, [images], PtqConfig()).floored == ()
+    assert calibrate(model, SPEC, lambda: [images], PtqConfig()).floored == ()
 
 
 def test_nan_in_activations_names_the_layer() -> None:
@@ -75,9 +75,9 @@ def test_nan_in_activations_names_the_layer() -> None:
     model[0].weight.data.fill_(3e38)
     images = np.ones((2, 16, 16, 3), np.float32)
     with pytest.raises(CalibrationError, match=r"^0: NaN or infinity"):
-        calibrate(model, SPEC, [images], PtqConfig())
+        calibrate(model, SPEC, lambda: [images], PtqConfig())
 
 
 def test_no_images_is_an_error() -> None:
     with pytest.raises(CalibrationError, match="no images"):
-        calibrate(nn.Sequential(nn.Conv2d(3, 8, 3)).eval(), SPEC, [], PtqConfig())
+        calibrate(nn.Sequential(nn.Conv2d(3, 8, 3)).eval(), SPEC, lambda: [], PtqConfig())

@@ -28,7 +28,7 @@ def with_recipe(cli: Cli, tmp_path: Path, photos: Path) -> Cli:
     [
         ("imagess: 3", "unknown key 'imagess'; did you mean 'images'?"),
         ("activations:\n  observr: mse", "unknown key 'activations.observr'; did you mean 'observer'?"),
-        ("zzz: 1", "unknown key 'zzz'; valid keys are images, seed"),
+        ("zzz: 1", "unknown key 'zzz'; valid keys are level, images, held_out, seed"),
         ("1: 2", "1: Keys should be strings"),
         ("images: many", "images: Input should be a valid integer, found 'many'"),
         ("images: 2.5", "images: Input should be a valid integer"),
@@ -38,9 +38,11 @@ def with_recipe(cli: Cli, tmp_path: Path, photos: Path) -> Cli:
         ("batch_size: -1", "batch_size: Input should be greater than or equal to 1"),
         ("activations: mse", "activations: Input should be a valid dictionary"),
         ("activations:", "activations: Input should be a valid dictionary"),
-        ("activations:\n  observer: best", "activations.observer: Input should be 'minmax'"),
+        ("activations:\n  observer: best", "activations.observer: Input should be 'search'"),
         ("activations:\n  percentile: .nan", "activations.percentile: Input should be"),
-        ("hard_swish:\n  error_exponent: 99", "hard_swish.error_exponent: Input should be less than"),
+        ("level: 6", "level: Input should be less than or equal to 5, found 6"),
+        ("level: true", "level: Input should be a valid integer, found True"),
+        ("equalization:\n  min_gain: -1", "equalization.min_gain: Input should be greater than"),
         (f"images: {'x' * 5000}", "images: Input should be a valid integer"),
         ("- images", "must hold keys and values, found list"),
         ("images", "must hold keys and values, found str"),
@@ -110,4 +112,4 @@ def test_usage_error_in_a_process_of_its_own() -> None:
 
 def test_sort_order_of_inspect(cli: Cli, run: Path) -> None:
     done = cli("inspect", run, "--sort", "size")
-    assert done.code == 2 and "choose network, sqnr or clipped" in done.stderr
+    assert done.code == 2 and "choose network, sqnr, clipped or kl" in done.stderr

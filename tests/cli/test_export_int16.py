@@ -24,7 +24,9 @@ Cli = Callable[..., Finished]
 def mixed_run(tmp_path: Path) -> Path:
     """A RUN of user_nets:tiny with its h-swish after the expansion, input and output, in int16."""
     images = np.random.default_rng(0).uniform(-2, 2, (4, 32, 32, 3)).astype(np.float32)
-    frozen = calibrate(user_nets.tiny().eval(), Preprocessing(32, 36), [images], PtqConfig()).model
+    frozen = calibrate(
+        user_nets.tiny().eval(), Preprocessing(32, 36), lambda: [images], PtqConfig(level=1)
+    ).model
     for site in read_sites(frozen):
         if site.name in ("expand.0", "expand.2"):
             site.fake_quant.qparams = int16_qparams(*site.fake_quant.qparams.dequantize([-128, 127]))

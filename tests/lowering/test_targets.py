@@ -61,7 +61,7 @@ KINDS = ["convolution", "two h-swishes", "shared", "hard-sigmoid after a sum", "
 
 def quantize(model: nn.Module) -> tuple[QuantGraph, QuantGraph, np.ndarray, np.ndarray]:
     images = np.random.default_rng(0).uniform(-2, 2, (16, 32, 32, 3)).astype(np.float32)
-    frozen = calibrate(model, SPEC, [images], PtqConfig()).model
+    frozen = calibrate(model, SPEC, lambda: [images], PtqConfig(level=1)).model
     expected = model(torch.from_numpy(images).permute(0, 3, 1, 2)).detach().numpy()
     return convert(frozen, Metadata()), convert(frozen, Metadata(), "float32"), images, expected
 

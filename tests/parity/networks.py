@@ -40,7 +40,7 @@ def random_network(name: str) -> Quantized:
 
 def quantized(model: nn.Module, spec: Preprocessing, batches: list[np.ndarray]) -> Quantized:
     """`model` calibrated on `batches` with the default recipe."""
-    frozen = calibrate(model, spec, batches, PtqConfig()).model
+    frozen = calibrate(model, spec, lambda: batches, PtqConfig()).model
     return Quantized(frozen, convert(frozen, Metadata("net", spec)))
 
 

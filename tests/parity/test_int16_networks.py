@@ -46,7 +46,7 @@ def images() -> np.ndarray:
 @pytest.fixture(scope="module")
 def frozen(images: np.ndarray) -> fx.GraphModule:
     torch.manual_seed(0)
-    return calibrate(randomize(TinyNet()), Preprocessing(32, 36), [images], PtqConfig()).model
+    return calibrate(randomize(TinyNet()), Preprocessing(32, 36), lambda: [images], PtqConfig(level=1)).model
 
 
 def with_int16(frozen: fx.GraphModule, names: tuple[str, ...]) -> QuantGraph:

@@ -45,7 +45,7 @@ def network() -> fx.GraphModule:
     layers = (nn.Conv2d(3, 4, 3), nn.Hardswish(), nn.Conv2d(4, 4, 1), nn.Hardsigmoid(), nn.Conv2d(4, 2, 1))
     model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
     images = np.random.default_rng(0).uniform(-2, 2, (8, 12, 12, 3)).astype(np.float32)
-    return calibrate(model.eval(), Preprocessing(12, 12), [images], PtqConfig()).model
+    return calibrate(model.eval(), Preprocessing(12, 12), lambda: [images], PtqConfig(level=1)).model
 
 
 def converted(site: str, qparams: QParams) -> QuantGraph:
@@ -114,7 +114,7 @@ def test_the_bias_is_int64_where_a_sum_may_leave_int32(weight: int, bias_type: s
     model[2].weight.data[:] = weight / 127
     model[2].weight.data[:, 0] = 1.0
     images = np.ones((2, 4, 4, 3), np.float32)
-    frozen = calibrate(model.eval(), Preprocessing(4, 4), [images], PtqConfig()).model
+    frozen = calibrate(model.eval(), Preprocessing(4, 4), lambda: [images], PtqConfig(level=1)).model
     next(s for s in read_sites(frozen) if s.name == "0").fake_quant.qparams = int16_qparams(0, 4)
     graph = convert(frozen, Metadata())
     assert graph.tensors["2.bias"].dtype == bias_type
@@ -125,7 +125,7 @@ def test_a_depthwise_bias_is_int64() -> None:
     model = nn.Sequential(nn.Conv2d(3, 3, 3, groups=3), nn.Conv2d(3, 2, 1), nn.AdaptiveAvgPool2d(1))
     model.append(nn.Flatten())
     images = np.random.default_rng(0).uniform(-2, 2, (4, 6, 6, 3)).astype(np.float32)
-    frozen = calibrate(model.eval(), Preprocessing(6, 6), [images], PtqConfig()).model
+    frozen = calibrate(model.eval(), Preprocessing(6, 6), lambda: [images], PtqConfig(level=1)).model
     next(s for s in read_sites(frozen) if s.name == "0").fake_quant.qparams = int16_qparams(-4, 4)
     graph = convert(frozen, Metadata())
     assert any(isinstance(op, DepthwiseConv2d) for op in graph.ops)
