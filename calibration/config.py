@@ -25,9 +25,13 @@ class ActivationConfig(_Strict):
 
 
 class WeightConfig(_Strict):
-    """Grid of weights: symmetric int8, one scale per output channel or one per tensor."""
+    """Grid of weights: symmetric, one scale per output channel or one per tensor.
+
+    8 bits hold [-127, 127], 4 bits [-7, 7] with the scale of least squared error. Both are stored as int8.
+    """
 
     granularity: Literal["per_channel", "per_tensor"] = "per_channel"
+    bits: Literal[4, 8] = 8
 
 
 class EqualizationConfig(_Strict):

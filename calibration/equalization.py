@@ -27,7 +27,7 @@ from calibration.range_search import (
 from calibration.report import sqnr_db
 from calibration.scale_groups import ScaleGroup, per_input, scale, scale_groups
 from calibration.statistics import Need, Statistics
-from qmnv3.quant.affine import fake_quantize, symmetric_qparams
+from qmnv3.quant.affine import fake_quantize
 from qmnv3.quant.sites import Site, read_sites
 
 REPORT = "equalization"
@@ -182,10 +182,9 @@ def weight_kl(site: Site, factors: torch.Tensor, sites: tuple[Site, ...], statis
 
     Kernels wider than 1x1 are taken as if the input were the same under every tap.
     """
-    assert site.layer is not None
+    assert site.layer is not None and site.weight_fake_quant is not None
     spread = site.layer.weight.detach() / per_input(site, factors)
-    absmax = spread.abs().flatten(1).amax(1) if site.weight_axis is not None else spread.abs().max()
-    grid = symmetric_qparams(absmax.numpy(), axis=site.weight_axis)
+    grid = site.weight_fake_quant.qparams(spread)
     error = (fake_quantize(spread, grid) - spread) * per_input(site, factors)
     if error.dim() == 4:
         error = error.sum((2, 3))

@@ -7,7 +7,6 @@ from torch import fx
 
 from qmnv3.errors import CalibrationError
 from qmnv3.quant.affine import HARD_SWISH_GATE_QPARAMS, asymmetric_qparams
-from qmnv3.quant.fake_quant import WeightFakeQuantize
 from qmnv3.quant.sites import Site, read_sites
 
 Range = tuple[float, float]
@@ -31,6 +30,10 @@ def freeze(prepared: fx.GraphModule, ranges: Mapping[str, Range]) -> tuple[Floor
     Raises CalibrationError for a site without a range.
     """
     sites = read_sites(prepared)
+    for site in sites:
+        if site.layer is not None and site.weight_fake_quant is not None and site.weight_fake_quant.bits == 4:
+            # Searched, not read off the weight: once is enough.
+            site.weight_fake_quant.freeze(site.layer.weight)
     missing = [site.name for site in sites if not site.fake_quant.fixed and site.name not in ranges]
     if missing:
         raise CalibrationError(f"{missing[0]}: has no range; calibrate before freezing")
@@ -95,8 +98,8 @@ def _scale_floor(site: Site, known: dict[str, float]) -> float:
     refuses 256). For ADD and MEAN the bound is the runtime's own.
     """
     scales = [known[name] for name in site.inputs]
-    if site.kind == "layer" and site.layer is not None:
-        weight = WeightFakeQuantize(site.weight_axis).qparams(site.layer.weight)
+    if site.layer is not None and site.weight_fake_quant is not None:
+        weight = site.weight_fake_quant.qparams(site.layer.weight)
         return scales[0] * float(weight.scale.max())
     if site.kind == "mul":
         return scales[0] * scales[1]

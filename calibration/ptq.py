@@ -89,7 +89,7 @@ def observe(
 ) -> Observed:
     """Collect what the algorithms of all `configs` need; these differ in nothing but their level."""
     config = configs[-1]
-    prepared = prepare(model, preprocessing, config.weights.granularity)
+    prepared = prepare(model, preprocessing, config.weights.granularity, config.weights.bits)
     prepared = prepared.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     prepared.requires_grad_(False)
     mixed_precision.check(prepared, config)

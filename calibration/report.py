@@ -10,7 +10,6 @@ from torch import fx
 from calibration.range_search import useful_rows
 from calibration.statistics import Statistics
 from qmnv3.quant.affine import fake_quantize
-from qmnv3.quant.fake_quant import WeightFakeQuantize
 from qmnv3.quant.sites import Site, read_sites
 
 Row = dict[str, Any]
@@ -56,7 +55,7 @@ def _row(site: Site, values: torch.Tensor, statistics: Statistics) -> Row:
         "zero_point": int(qparams.zero_point),
         "sqnr_db": sqnr_db(float(values.double().square().sum()), float(error.double().square().sum())),
         "clipped_percent": 100.0 * float(outside.float().mean()),
-        "predicted_kl": float(error.square().mean(0) @ statistics.fisher(site)) / 2.0
+        "predicted_kl": float(error.double().square().mean(0) @ statistics.fisher(site).double()) / 2.0
         if statistics.has_fisher
         else None,
         "weight_sqnr_db": _weight_sqnr(site),
@@ -64,10 +63,10 @@ def _row(site: Site, values: torch.Tensor, statistics: Statistics) -> Row:
 
 
 def _weight_sqnr(site: Site) -> float | None:
-    if site.layer is None:
+    if site.layer is None or site.weight_fake_quant is None:
         return None
     weight = site.layer.weight.detach()
-    grid = WeightFakeQuantize(site.weight_axis).qparams(weight)
+    grid = site.weight_fake_quant.qparams(weight)
     real = weight.numpy().astype(np.float64)
     error = grid.dequantize(grid.quantize(real)) - real
     return sqnr_db(float(np.square(real).sum()), float(np.square(error).sum()))

@@ -8,6 +8,8 @@ from qmnv3.ir import QParams
 
 INT8_MIN, INT8_MAX = -128, 127
 INT16_MIN, INT16_MAX = -32768, 32767
+# 4-bit weights: 15 symmetric levels, stored as int8.
+INT4_MAX = 7
 _TINY = float(np.finfo(np.float32).tiny)
 
 # Hard-sigmoid lives in [0, 1): scale 1/256 as TFLite fixes for LOGISTIC, so its multiply needs no range.
@@ -72,6 +74,27 @@ def symmetric_qparams(
     largest = scale.max()
     scale = np.where(scale > _TINY, scale, largest if largest > _TINY else 1.0).astype(np.float32)
     return QParams(scale, np.zeros(scale.shape, np.int32), -qmax, qmax, axis)
+
+
+def least_squares_qparams(weight: torch.Tensor, *, axis: int | None, qmax: int) -> QParams:
+    """Weight parameters as `symmetric_qparams` gives, with the scale whose squared rounding error is least.
+
+    `weight` is [O, ...], `axis` 0 or None. Candidates clip at 30 % to 100 % of the largest magnitude: with
+    few levels, finer steps for the many small weights are worth clipping the few large ones.
+    """
+    rows = weight.detach().flatten(1) if axis is not None else weight.detach().reshape(1, -1)
+    largest = rows.abs().amax(1, keepdim=True)
+    best, least = largest, torch.full_like(largest, torch.inf)
+    for share in np.linspace(0.3, 1.0, 36):
+        scale = (largest * float(share) / qmax).clamp(min=_TINY)
+        error = (
+            (rows / scale).round().clamp_(-qmax, qmax).mul_(scale).sub_(rows).square_().sum(1, keepdim=True)
+        )
+        best, least = torch.where(error < least, scale * qmax, best), torch.minimum(error, least)
+    absmax = best[:, 0] if axis is not None else best[0, 0]
+    # A channel of zeros keeps 0, so that it takes another's scale.
+    alive = largest[:, 0] > 0 if axis is not None else largest[0, 0] > 0
+    return symmetric_qparams(torch.where(alive, absmax, 0.0).numpy(force=True), axis=axis, qmax=qmax)
 
 
 def fake_quantize(x: torch.Tensor, qparams: QParams) -> torch.Tensor:

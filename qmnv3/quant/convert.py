@@ -29,7 +29,7 @@ from qmnv3.ir import (
 from qmnv3.ir.graph import DType
 from qmnv3.ir.shapes import same_padding
 from qmnv3.models.padding import Conv2dSame
-from qmnv3.quant.affine import HARD_SIGMOID_INT16_QPARAMS, INT16_MIN, is_int16, symmetric_qparams
+from qmnv3.quant.affine import HARD_SIGMOID_INT16_QPARAMS, INT16_MIN, is_int16
 from qmnv3.quant.equalized_gate import equalized_hard_swish
 from qmnv3.quant.int16 import run_in_int16
 from qmnv3.quant.sites import Site, output_site, read_sites
@@ -136,11 +136,12 @@ class _Builder:
             real_bias, factor = real_bias / 6.0 + 0.5, 1.0 / 6.0
         per_channel = site.weight_axis is not None
         channel_axis = 3 if depthwise else 0
-        other = tuple(a for a in range(4) if a != channel_axis)
-        absmax = np.abs(weight).max(axis=other if per_channel else None)
+        assert site.layer is not None and site.weight_fake_quant is not None
+        own = site.weight_fake_quant.qparams(site.layer.weight)
         bias_floor = np.abs(real_bias) / (float(input_qparams.scale) * BIAS_LIMIT) / factor
         floor = bias_floor if per_channel else bias_floor.max()
-        grid = symmetric_qparams(absmax, axis=channel_axis if per_channel else None, floor=floor)
+        scale = np.maximum(own.scale, floor)
+        grid = replace(own, scale=scale, axis=channel_axis if per_channel else None)
         weight_i8 = grid.quantize(weight).astype(np.int8)
         weight_qparams = grid.scaled(factor)
         bias_qparams = QParams.bias(input_qparams, weight_qparams)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import cast
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -13,11 +13,15 @@ from qmnv3.ir import QParams
 from qmnv3.quant.affine import (
     HARD_SWISH_GATE_INT16_QPARAMS,
     HARD_SWISH_GATE_QPARAMS,
+    INT4_MAX,
     fake_quantize,
     is_int16,
+    least_squares_qparams,
     symmetric_qparams,
 )
 from qmnv3.quant.fold import Normal
+
+WeightBits = Literal[4, 8]
 
 
 class FakeQuantize(nn.Module):
@@ -54,21 +58,36 @@ class FakeQuantize(nn.Module):
 
 
 class WeightFakeQuantize(nn.Module):
-    """A layer's weight: symmetric int8, scale from its own largest magnitude per output channel."""
+    """A layer's weight: symmetric, integers up to 127 or with 4 `bits` up to 7, scale per output channel.
 
-    def __init__(self, axis: int | None) -> None:
+    The scale follows the weight's own magnitudes until the grid is frozen. Learned integers need that: their
+    largest magnitude need not be the grid's end.
+    """
+
+    def __init__(self, axis: int | None, bits: WeightBits = 8) -> None:
         super().__init__()
         self.axis = axis
+        self.bits = bits
+        self.frozen: QParams | None = None
         self.enabled = False
 
     def qparams(self, weight: torch.Tensor) -> QParams:
         """Grid for `weight` [O, ...]; per output channel when `axis` is 0, per tensor when None."""
+        if self.frozen is not None:
+            return self.frozen
+        if self.bits == 4:
+            return least_squares_qparams(weight, axis=self.axis, qmax=INT4_MAX)
         magnitude = weight.detach().abs()
         absmax = magnitude.amax() if self.axis is None else magnitude.flatten(1).amax(1)
         return symmetric_qparams(absmax.numpy(force=True), axis=self.axis)
 
+    def freeze(self, weight: torch.Tensor) -> None:
+        """Keep the grid that `weight` has now, whatever becomes of it."""
+        self.frozen = None
+        self.frozen = self.qparams(weight)
+
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
-        """`weight` on its int8 grid when enabled, else unchanged."""
+        """`weight` on its grid when enabled, else unchanged."""
         return fake_quantize(weight, self.qparams(weight)) if self.enabled else weight
 
 
@@ -87,11 +106,12 @@ class QuantWeight(nn.Module):
         source: FakeQuantize,
         hard_sigmoid: bool,
         normal: Normal | None = None,
+        bits: WeightBits = 8,
     ) -> None:
         super().__init__()
         self.layer = layer
         self.normal = normal
-        self.weight_fake_quant = WeightFakeQuantize(axis)
+        self.weight_fake_quant = WeightFakeQuantize(axis, bits)
         self.bias_offset = 3.0 if hard_sigmoid else 0.0
         # In a tuple, so that the module belongs to the graph alone and not to this layer too.
         self._source = (source,)

@@ -9,7 +9,7 @@ from torch import fx, nn
 from qmnv3.errors import PrepareError
 from qmnv3.preprocessing import Preprocessing
 from qmnv3.quant.affine import HARD_SIGMOID_QPARAMS, asymmetric_qparams
-from qmnv3.quant.fake_quant import FakeQuantize, QuantHardswish, QuantWeight
+from qmnv3.quant.fake_quant import FakeQuantize, QuantHardswish, QuantWeight, WeightBits
 from qmnv3.quant.fold import Normal, fold_all
 from qmnv3.quant.sites import Kind, fused_activation, kind_of, source_fake_quant
 from qmnv3.quant.trace import shape, trace
@@ -19,12 +19,16 @@ INPUT_SITE = "image"
 
 
 def prepare(
-    model: nn.Module, preprocessing: Preprocessing, weights: WeightGranularity = "per_channel"
+    model: nn.Module,
+    preprocessing: Preprocessing,
+    weights: WeightGranularity = "per_channel",
+    bits: WeightBits = 8,
 ) -> fx.GraphModule:
     """Trace a copy of `model`, fold BatchNorm, and insert FakeQuantize modules (all switched off).
 
     The result computes what `model` does in eval mode until fake-quant is enabled. The input's grid covers
     every pixel value `preprocessing` can produce; hard-sigmoid's is fixed at scale 1/256, zero point -128.
+    Weights take 255 levels, or with 4 `bits` 15.
     Raises PrepareError naming the node for an operation the integer graph cannot hold, and for NaN weights.
     """
     _check_weights(model)
@@ -49,7 +53,7 @@ def prepare(
         if kinds.get(node) == "layer":
             reader = readers[node]
             hard_sigmoid = reader is not None and kinds[reader] == "hard_sigmoid"
-            _quantize_weight(module, node, axis, hard_sigmoid, normals.get(str(node.target)))
+            _quantize_weight(module, node, axis, hard_sigmoid, normals.get(str(node.target)), bits)
         elif kinds.get(node) == "hard_swish":
             _quantize_hard_swish(module, node)
     module.graph.lint()
@@ -84,7 +88,12 @@ def _insert_fake_quant(module: fx.GraphModule, node: fx.Node, fake_quant: FakeQu
 
 
 def _quantize_weight(
-    module: fx.GraphModule, node: fx.Node, axis: int | None, hard_sigmoid: bool, normal: Normal | None
+    module: fx.GraphModule,
+    node: fx.Node,
+    axis: int | None,
+    hard_sigmoid: bool,
+    normal: Normal | None,
+    bits: WeightBits,
 ) -> None:
     path = str(node.target)
     layer, given = module.get_submodule(path), node.args[0]
@@ -93,7 +102,7 @@ def _quantize_weight(
     assert isinstance(layer, nn.Conv2d | nn.Linear) and isinstance(given, fx.Node)
     source = source_fake_quant(given, dict(module.named_modules()))
     module.delete_submodule(path)
-    module.add_submodule(path, QuantWeight(layer, axis, source, hard_sigmoid, normal))
+    module.add_submodule(path, QuantWeight(layer, axis, source, hard_sigmoid, normal, bits))
 
 
 def _quantize_hard_swish(module: fx.GraphModule, node: fx.Node) -> None:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from qmnv3.errors import PrepareError
-from qmnv3.quant.fake_quant import FakeQuantize, QuantHardswish, QuantWeight
+from qmnv3.quant.fake_quant import FakeQuantize, QuantHardswish, QuantWeight, WeightFakeQuantize
 from qmnv3.quant.fold import Normal
 from qmnv3.quant.trace import shape
 
@@ -66,11 +66,11 @@ class Site:
     """One tensor of the deployed graph and the operation that makes it.
 
     `inputs` are names of earlier sites; `output_shape` and `input_shape` are NCHW (or NC) with batch 1.
-    `layer` is the convolution or linear module of kind "layer"; `weight_axis` is 0 for per-channel
-    weights. A fused "hard_sigmoid" needs no operation of its own: it is a linear map followed by saturation,
-    and the layer's requantization does both. `hard_swish` is the module of kind
-    "hard_swish". `normal` is what a BatchNorm folded into the layer promised of the float model's output
-    before the activation (equalization leaves it as it is).
+    `layer` is the convolution or linear module of kind "layer", `weight_fake_quant` its weight's. A fused
+    "hard_sigmoid" needs no operation of its own: it is a linear map followed by saturation, and the layer's
+    requantization does both. `hard_swish` is the module of kind "hard_swish". `normal` is what a BatchNorm
+    folded into the layer promised of the float model's output before the activation (equalization leaves it
+    as it is).
     """
 
     name: str
@@ -80,10 +80,15 @@ class Site:
     output_shape: tuple[int, ...]
     activation: FusedActivation
     layer: nn.Conv2d | nn.Linear | None
-    weight_axis: int | None
+    weight_fake_quant: WeightFakeQuantize | None
     fake_quant: FakeQuantize
     hard_swish: QuantHardswish | None = None
     normal: Normal | None = None
+
+    @property
+    def weight_axis(self) -> int | None:
+        """0 for a layer with weight scales per output channel, else None."""
+        return self.weight_fake_quant.axis if self.weight_fake_quant else None
 
     @property
     def depthwise(self) -> bool:
@@ -160,7 +165,7 @@ def read_sites(prepared: fx.GraphModule) -> tuple[Site, ...]:
                 output_shape=shape(node),
                 activation=activation,  # type: ignore[arg-type]
                 layer=weighted.layer if weighted else None,
-                weight_axis=weighted.weight_fake_quant.axis if weighted else None,
+                weight_fake_quant=weighted.weight_fake_quant if weighted else None,
                 fake_quant=fake_quant,
                 hard_swish=module if isinstance(module, QuantHardswish) else None,
                 normal=weighted.normal if weighted else None,
