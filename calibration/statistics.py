@@ -209,7 +209,7 @@ def _run(prepared: fx.GraphModule, images: torch.Tensor, generator: torch.Genera
             prepared(images)
         return
     # A gradient through the input reaches every tensor without making one for every weight.
-    logits = prepared(images.clone().requires_grad_())
+    logits = prepared(images.clone().requires_grad_()).flatten(1)
     drawn = torch.multinomial(logits.detach().softmax(1), 1, generator=generator)
     loss = torch.nn.functional.cross_entropy(logits, drawn[:, 0], reduction="sum")
     loss.backward()  # type: ignore[no-untyped-call]

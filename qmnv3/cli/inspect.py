@@ -37,13 +37,13 @@ def command(
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise GraphError(f"{run}: its report is damaged ({error!r}); run `qmnv3 ptq` again") from error
     console = table_console()
+    if json_file:
+        write_json(json_file, {"run": provenance, **report, "layers": rows})
     console.print(table)
     if groups:
         console.print(groups)
     for line in notes:
         console.print(line)
-    if json_file:
-        write_json(json_file, {"run": provenance, **report, "layers": rows})
 
 
 def _notes(report: dict[str, Any], provenance: dict[str, Any]) -> list[str]:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -91,10 +92,15 @@ def test_folder_without_permission(ptq: Ptq, cli: Cli, tmp_path: Path, run: Path
 def test_folder_the_system_refuses(
     ptq: Ptq, cli: Cli, tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    make_folder = tempfile.mkdtemp
+
     def refuse(*_: object, **options: object) -> str:
         raise PermissionError(errno.EACCES, "refused", str(options["dir"]))
 
-    monkeypatch.setattr("tempfile.mkdtemp", refuse)
+    def refuse_beside_output(*given: str | None, **options: object) -> str:
+        return refuse(**options) if "dir" in options else make_folder(*given)
+
+    monkeypatch.setattr("tempfile.mkdtemp", refuse_beside_output)
     monkeypatch.setattr("tempfile.mkstemp", refuse)
     with untouched(tmp_path):
         assert_refused(ptq(tmp_path / "new" / "RUN"), f"{tmp_path / 'new' / 'RUN'}: Permission denied")
