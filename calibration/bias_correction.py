@@ -3,7 +3,7 @@
 Layers are corrected in order, each with all earlier corrections in effect (Nagel et al. 2019, section 4.2,
 made sequential). The error is weighted by the squared slope of the activation behind the layer at the float
 value, which makes the correction the least-squares one at the activation's output: where h-swish or ReLU is
-flat an error does not count. An unweighted mean would be drawn by values far below -3, and weaken the channel.
+flat an error does not count. An unweighted mean would be drawn by values far below -3, and weaken channels.
 """
 
 import torch

@@ -18,11 +18,11 @@ Row = dict[str, Any]
 def layer_table(prepared: fx.GraphModule, statistics: Statistics) -> list[Row]:
     """One row per site of a frozen model, in execution order.
 
-    Columns: `site`, `kind`, `activation`, `observed_low`/`observed_high` (seen in float), `low`/`high` (what
-    the grid covers), `scale`, `zero_point`, `sqnr_db` (this tensor's own rounding and clipping error),
-    `clipped_percent` (values outside the grid; before h-swish those below -3 count as -3), `predicted_kl` (what that does to the network's prediction),
-    `weight_sqnr_db` for layers. All are of the tensor as it is deployed, equalized or not. A value that
-    cannot be had (an all-zero tensor has no SQNR) is None.
+    Columns: `site`, `kind`, `activation`, `equalized`, `observed_low`/`observed_high` (seen in float),
+    `low`/`high` (what the grid covers), `scale`, `zero_point`, `sqnr_db` (this tensor's own rounding and
+    clipping error), `clipped_percent` (values outside the grid; before h-swish those below -3 count as -3),
+    `predicted_kl` (what that does to the network's prediction), `weight_sqnr_db` for layers. All are of the
+    tensor as it is deployed. A value that cannot be had (an all-zero tensor has no SQNR) is None.
     """
     sites = read_sites(prepared)
     return [_row(site, useful_rows(site, sites, statistics), statistics) for site in sites]

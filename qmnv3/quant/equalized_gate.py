@@ -1,7 +1,7 @@
 """Equalized h-swish as integer operations: a 1x1 depthwise convolution for the gate, then a multiplication.
 
 With channel c of the input a_c times its true value, the gate relu6(x / a_c + 3) / 6 is a depthwise
-convolution with weight 1 / (6 a_c) and bias 1/2 whose output grid ends at 0 and 1, so saturation is the clamp.
+convolution with weight 1 / (6 a_c) and bias 1/2 whose output grid ends at 0 and 1, so saturating clamps.
 """
 
 import numpy as np

@@ -55,7 +55,7 @@ def flipped(parent: fx.GraphModule) -> fx.GraphModule:
 
 
 def test_a_network_that_always_disagrees_is_judged_as_worked_out_by_hand() -> None:
-    """Logits are ±2m but for rounding, so p = sigmoid(4m): the flip loses p - (1 - p), and its KL is 4m (2p - 1)."""
+    """Logits are ±2m but for rounding, so p = sigmoid(4m); the flip loses 2p - 1, with KL 4m (2p - 1)."""
     parent = prepare(Brightness(), SPEC)
     images = [np.full((1, 16, 16, 3), m, np.float32) for m in (0.25, 0.75)]
     found = measure(flipped(parent), parent, lambda: images, seed=0)
