@@ -79,11 +79,10 @@ class Int16Config(_Strict):
 class PtqConfig(_Strict):
     """A whole PTQ recipe. `images` are drawn from the calibration folder with `seed`.
 
-    `level` says how far to climb: 0 min-max, 1 range search, 2 and equalization, 3 and bias correction,
-    4 and AdaRound, 5 and block reconstruction. `held_out` more images judge the rungs of a ladder.
+    `level` says how far to climb: 0 min-max, 1 range search, 2 and equalization, 3 and bias correction. `held_out` more images judge the rungs of a ladder.
     """
 
-    level: Annotated[int, Field(strict=True, ge=0, le=5)] = 3
+    level: Annotated[int, Field(strict=True, ge=0, le=3)] = 3
     images: Annotated[int, Field(strict=True, ge=1)] = 200
     held_out: Annotated[int, Field(strict=True, ge=1)] = 200
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**63)] = 0

@@ -28,8 +28,6 @@ LEVEL_NAMES = (
     "range search",
     "equalization",
     "bias correction",
-    "AdaRound",
-    "block reconstruction",
 )
 CONFIDENCE = 0.95
 
