@@ -79,7 +79,8 @@ class Int16Config(_Strict):
 class PtqConfig(_Strict):
     """A whole PTQ recipe. `images` are drawn from the calibration folder with `seed`.
 
-    `level` says how far to climb: 0 min-max, 1 range search, 2 and equalization, 3 and bias correction. `held_out` more images judge the rungs of a ladder.
+    `level` says how far to climb: 0 min-max, 1 range search, 2 and equalization, 3 and bias correction.
+    `held_out` more images judge the rungs of a ladder.
     """
 
     level: Annotated[int, Field(strict=True, ge=0, le=3)] = 3
