@@ -18,7 +18,7 @@ from qmnv3.quant.fake_quant import FakeQuantize, QuantHardswish
 from qmnv3.quant.prepare import prepare
 
 SIDE = 32
-# Of the largest logit. In float64 only the algebra is seen; in float32 an untrained Large turns 1e-7 into 4e-3.
+# Of the largest logit. In float64 only the algebra is seen; in float32 an untrained Large makes 4e-3 of 1e-7.
 FLOAT64, FLOAT32 = 1e-11, 1e-2
 
 
