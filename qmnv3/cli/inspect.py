@@ -84,7 +84,8 @@ def _table(rows: list[dict[str, Any]], title: str) -> Any:
         "KL, 1e-4",
         "weights dB",
     ):
-        table.add_column(name, justify="left" if name in ("tensor", "operation") else "right")
+        table.add_column(name, justify="left" if name in ("tensor", "operation") else "right", no_wrap=True)
+    table.columns[0].min_width = max((len(row["site"]) for row in rows), default=0)
     for row in rows:
         fused = "" if row["activation"] == "none" else f"+{row['activation']}"
         table.add_row(

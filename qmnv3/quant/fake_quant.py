@@ -14,11 +14,13 @@ from qmnv3.quant.affine import (
     HARD_SWISH_GATE_INT16_QPARAMS,
     HARD_SWISH_GATE_QPARAMS,
     INT4_MAX,
+    INT8_MAX,
     fake_quantize,
     is_int16,
     least_squares_qparams,
     symmetric_qparams,
 )
+from qmnv3.quant.equalized_gate import gate_integers
 from qmnv3.quant.fold import Normal
 
 WeightBits = Literal[4, 8]
@@ -172,13 +174,32 @@ class QuantHardswish(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x [N, C, H, W] or [N, C] (already on its own grid); MobileNetV3 section 5.2."""
+        if self.factors is None and not self.enabled:
+            return F.hardswish(x)
+        source = self._tensors[0].qparams
         if self.factors is None:
-            if not self.enabled:
-                return F.hardswish(x)
-            gate = F.relu6(x + 3.0)
+            gate = fake_quantize(F.relu6(x + 3.0), self.gate_qparams)
+        elif self.enabled and source is not None:
+            gate = self._rounded_gate(x, self.factors, source)
         else:
-            gate = F.relu6(x / self.factors.reshape(-1, *[1] * (x.dim() - 2)) + 3.0)
-        return x * (fake_quantize(gate, self.gate_qparams) if self.enabled else gate) / 6.0
+            gate = F.relu6(x / _per_channel(self.factors, x) + 3.0)
+        return x * gate / 6.0
+
+    def _rounded_gate(self, x: torch.Tensor, factors: torch.Tensor, source: QParams) -> torch.Tensor:
+        """The equalized gate by the integers it is deployed as: it has many ties, rounded as theirs."""
+        grid = self.gate_qparams
+        bias, multiplier = gate_integers(factors.numpy(), source, grid)
+        steps = x / float(source.scale)
+        steps = steps + (steps.round() - steps).detach()  # whole but for float32; the gradient passes
+        accumulator = steps * INT8_MAX + _per_channel(torch.from_numpy(bias), x)
+        level = F.relu(accumulator * _per_channel(torch.from_numpy(multiplier), x))
+        levels = QParams.per_tensor(1.0, int(grid.zero_point), grid.qmin, grid.qmax)
+        return fake_quantize(level, levels) * float(grid.scale)
+
+
+def _per_channel(values: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """`values` [C] shaped to broadcast against x [N, C, ...]."""
+    return values.reshape(-1, *[1] * (x.dim() - 2))
 
 
 QuantState = FakeQuantize | WeightFakeQuantize | QuantHardswish
