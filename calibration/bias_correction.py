@@ -6,8 +6,6 @@ value, which makes the correction the least-squares one at the activation's outp
 flat an error does not count. An unweighted mean would be drawn by values far below -3, and weaken channels.
 """
 
-from collections.abc import Iterable
-
 import torch
 from torch import fx
 
@@ -45,27 +43,27 @@ def apply(
             module = graph.get_submodule(str(node.target)) if node.op == "call_module" else None
             with fake_quant(graph):
                 if isinstance(module, QuantWeight):
-                    targets = (stored.load() for stored in exact.values[node])
-                    correct_bias(module, layers[id(module.layer)], sites, targets, quantized.compute(node))
+                    _correct(module, layers[id(module.layer)], sites, (exact, quantized), node)
                 quantized.execute(node)
             advance(1)
     return graph
 
 
 @torch.inference_mode()
-def correct_bias(
+def _correct(
     module: QuantWeight,
     site: Site,
     sites: tuple[Site, ...],
-    targets: Iterable[torch.Tensor],
-    outputs: Iterable[torch.Tensor],
+    frontiers: tuple[Frontier, Frontier],
+    node: fx.Node,
 ) -> None:
-    """Correct one layer's bias so that its `outputs` meet the float `targets`, batch by batch, on average."""
+    exact, quantized = frontiers
     channels = site.output_shape[1]
     error = torch.zeros(channels, dtype=torch.float64)
     weight = torch.zeros(channels, dtype=torch.float64)
     values = 0
-    for target, computed in zip(targets, outputs, strict=True):
+    for stored, computed in zip(exact.values[node], quantized.compute(node), strict=True):
+        target = stored.load()
         squared_slope = _slope(site, sites, target).square()
         over = (0, 2, 3) if target.dim() == 4 else (0,)
         error += (squared_slope * (computed - target)).double().sum(over)

@@ -56,23 +56,6 @@ class BiasCorrectionConfig(_Strict):
     method: Literal["empirical", "analytic"] = "empirical"
 
 
-class ReconstructionConfig(_Strict):
-    """How blocks learn to make the float network's output (level 5).
-
-    Each block takes `steps` steps of Adam, one batch of images each. Rates are per step and fall to 0 along a
-    cosine: `weight_rate` in steps of the weight's grid, `bias_rate` in steps of the layer's output grid,
-    `range_rate` as a share of the range. A weight ends at most `most_steps` from where it started. `drop` is
-    the share of values left unrounded while learning (QDrop).
-    """
-
-    steps: Annotated[int, Field(strict=True, ge=1)] = 100
-    weight_rate: Annotated[float, Field(ge=0)] = 0.02
-    bias_rate: Annotated[float, Field(ge=0)] = 0.05
-    range_rate: Annotated[float, Field(ge=0)] = 0.0005
-    most_steps: Annotated[float, Field(gt=0)] = 2.0
-    drop: Annotated[float, Field(ge=0, lt=1)] = 0.5
-
-
 class Int16Config(_Strict):
     """Activation tensors in 16 bits, the last resort: accurate, but XNNPACK runs none of their operations.
 
@@ -110,4 +93,3 @@ class PtqConfig(_Strict):
     equalization: EqualizationConfig = EqualizationConfig()
     bias_correction: BiasCorrectionConfig = BiasCorrectionConfig()
     int16: Int16Config = Int16Config()
-    reconstruction: ReconstructionConfig = ReconstructionConfig()
