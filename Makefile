@@ -9,7 +9,7 @@ quickstart: $(VENV)/installed  ## set up and run the whole main job on handwritt
 	$(BIN)/qmnv3 quickstart
 
 test: $(VENV)/installed-dev  ## set up and run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 8
 
 lint: $(VENV)/installed-dev  ## ruff: style and formatting
 	$(BIN)/ruff check .
