@@ -13,6 +13,8 @@ LADDER = (
     "range search",
     "and equalization",
     "and bias correction",
+    "and AdaRound",
+    "and block reconstruction",
 )
 # The float parent needs a RUN, and a RUN photos; what they calibrate is thrown away.
 PARENT_IMAGES = 8

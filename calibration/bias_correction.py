@@ -6,6 +6,8 @@ value, which makes the correction the least-squares one at the activation's outp
 flat an error does not count. An unweighted mean would be drawn by values far below -3, and weaken channels.
 """
 
+from collections.abc import Iterable
+
 import torch
 from torch import fx
 
@@ -43,28 +45,28 @@ def apply(
             module = graph.get_submodule(str(node.target)) if node.op == "call_module" else None
             with fake_quant(graph):
                 if isinstance(module, QuantWeight):
-                    _correct(module, layers[id(module.layer)], sites, (exact, quantized), node)
+                    targets = (stored.load() for stored in exact.values[node])
+                    correct_bias(module, layers[id(module.layer)], sites, targets, quantized.compute(node))
                 quantized.execute(node)
             advance(1)
     return graph
 
 
 @torch.inference_mode()
-def _correct(
+def correct_bias(
     module: QuantWeight,
     site: Site,
     sites: tuple[Site, ...],
-    frontiers: tuple[Frontier, Frontier],
-    node: fx.Node,
+    targets: Iterable[torch.Tensor],
+    outputs: Iterable[torch.Tensor],
 ) -> None:
-    exact, quantized = frontiers
+    """Correct one layer's bias so that its `outputs` meet the float `targets`, batch by batch, on average."""
     channels = site.output_shape[1]
     error = torch.zeros(channels, dtype=torch.float64)
     weight = torch.zeros(channels, dtype=torch.float64)
     values = 0
-    for stored, computed in zip(exact.values[node], quantized.compute(node), strict=True):
-        target = stored.load()
-        squared_slope = _slope(site, sites, target).square()
+    for target, computed in zip(targets, outputs, strict=True):
+        squared_slope = slope(site, sites, target).square()
         over = (0, 2, 3) if target.dim() == 4 else (0,)
         error += (squared_slope * (computed - target)).double().sum(over)
         weight += squared_slope.double().sum(over)
@@ -77,7 +79,7 @@ def _correct(
         bias.sub_(mean_error.float())
 
 
-def _slope(site: Site, sites: tuple[Site, ...], x: torch.Tensor) -> torch.Tensor:
+def slope(site: Site, sites: tuple[Site, ...], x: torch.Tensor) -> torch.Tensor:
     """Derivative of what follows a layer at its output `x`; section 5.2 for the hard activations."""
     match site.activation:
         case "relu":

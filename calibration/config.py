@@ -43,7 +43,7 @@ class EqualizationConfig(_Strict):
     """
 
     min_gain: Annotated[float, Field(ge=0, lt=1)] = 0.001
-    max_slowdown: Annotated[float, Field(ge=0)] = 0.05
+    max_slowdown: Annotated[float, Field(ge=0)] = 0.08
 
 
 class BiasCorrectionConfig(_Strict):
@@ -54,6 +54,23 @@ class BiasCorrectionConfig(_Strict):
     """
 
     method: Literal["empirical", "analytic"] = "empirical"
+
+
+class ReconstructionConfig(_Strict):
+    """How blocks learn to make the float network's output (level 5).
+
+    Each block takes `steps` steps of Adam, one batch of images each. Rates are per step and fall to 0 along a
+    cosine: `weight_rate` in steps of the weight's grid, `bias_rate` in steps of the layer's output grid,
+    `range_rate` as a share of the range. A weight ends at most `most_steps` from where it started. `drop` is
+    the share of values left unrounded while learning (QDrop).
+    """
+
+    steps: Annotated[int, Field(strict=True, ge=1)] = 100
+    weight_rate: Annotated[float, Field(ge=0)] = 0.02
+    bias_rate: Annotated[float, Field(ge=0)] = 0.05
+    range_rate: Annotated[float, Field(ge=0)] = 0.0005
+    most_steps: Annotated[float, Field(gt=0)] = 2.0
+    drop: Annotated[float, Field(ge=0, lt=1)] = 0.5
 
 
 class Int16Config(_Strict):
@@ -79,11 +96,11 @@ class Int16Config(_Strict):
 class PtqConfig(_Strict):
     """A whole PTQ recipe. `images` are drawn from the calibration folder with `seed`.
 
-    `level` says how far to climb: 0 min-max, 1 range search, 2 and equalization, 3 and bias correction.
-    `held_out` more images judge the rungs of a ladder.
+    `level` says how far to climb: 0 min-max, 1 range search, 2 and equalization, 3 and bias correction,
+    4 and AdaRound, 5 and block reconstruction. `held_out` more images judge the rungs of a ladder.
     """
 
-    level: Annotated[int, Field(strict=True, ge=0, le=3)] = 3
+    level: Annotated[int, Field(strict=True, ge=0, le=5)] = 3
     images: Annotated[int, Field(strict=True, ge=1)] = 200
     held_out: Annotated[int, Field(strict=True, ge=1)] = 200
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**63)] = 0
@@ -93,3 +110,4 @@ class PtqConfig(_Strict):
     equalization: EqualizationConfig = EqualizationConfig()
     bias_correction: BiasCorrectionConfig = BiasCorrectionConfig()
     int16: Int16Config = Int16Config()
+    reconstruction: ReconstructionConfig = ReconstructionConfig()

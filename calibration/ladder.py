@@ -9,6 +9,7 @@ p - q of a correct answer on that image.
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,8 @@ LEVEL_NAMES = (
     "range search",
     "equalization",
     "bias correction",
+    "AdaRound",
+    "block reconstruction",
 )
 CONFIDENCE = 0.95
 
@@ -83,16 +86,17 @@ def climb(
     config: PtqConfig,
     target_drop: float,
     progress: Progress = silent,
+    folder: Path | None = None,
 ) -> Climb:
     """Try level after level on `observed` until the estimated drop is at most `target_drop` points.
 
-    Without such a rung the one nearest to float (least KL divergence) is kept.
+    Without such a rung the one nearest to float (least KL divergence) is kept. `folder` as in `ptq.quantize`.
     """
     rungs: list[Rung] = []
     best: tuple[float, Calibration, PtqConfig] | None = None
     for attempt in ladder(config):
         started = time.perf_counter()
-        calibration = quantize(observed, attempt, progress)
+        calibration = quantize(observed, attempt, progress, folder)
         seconds = time.perf_counter() - started
         fidelity = measure(calibration.model, calibration.parent, held_out, config.seed)
         rungs.append(Rung(attempt.level, LEVEL_NAMES[attempt.level], seconds, fidelity))

@@ -3,12 +3,22 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import fx, nn
 
-from calibration import analytic_bias, bias_correction, equalization, mixed_precision, ranges
+from calibration import (
+    adaround,
+    analytic_bias,
+    bias_correction,
+    checkpoints,
+    equalization,
+    mixed_precision,
+    ranges,
+    reconstruction,
+)
 from calibration.algorithm import Algorithm
 from calibration.config import PtqConfig
 from calibration.coverage import coverage_warnings
@@ -52,6 +62,7 @@ class Calibration:
             "equalization": self.model.meta.get(equalization.REPORT, []),
             "analytic_bias": self.model.meta.get(analytic_bias.REPORT),
             "int16": self.model.meta.get(mixed_precision.REPORT),
+            "reconstruction": self.model.meta.get(reconstruction.REPORT, []),
             "layers": self.layers,
         }
 
@@ -70,14 +81,15 @@ def calibrate(
     images: ImageSource,
     config: PtqConfig,
     progress: Progress = silent,
+    folder: Path | None = None,
 ) -> Calibration:
     """Prepare `model`, look at it on `images` in one pass, then apply the algorithms of `config.level`.
 
     `images` is called once for every pass that is needed. Memory does not grow with their number: what does
     not fit lies in temporary files. Raises CalibrationError for no images and for NaN or infinity in a
-    tensor, naming it.
+    tensor, naming it. `folder` as in `quantize`.
     """
-    return quantize(observe(model, preprocessing, images, (config,), progress), config, progress)
+    return quantize(observe(model, preprocessing, images, (config,), progress), config, progress, folder)
 
 
 def observe(
@@ -105,9 +117,15 @@ def observe(
     return Observed(prepared, statistics)
 
 
-def quantize(observed: Observed, config: PtqConfig, progress: Progress = silent) -> Calibration:
-    """Apply the algorithms of `config.level` to a copy of the observed model."""
+def quantize(
+    observed: Observed, config: PtqConfig, progress: Progress = silent, folder: Path | None = None
+) -> Calibration:
+    """Apply the algorithms of `config.level` to a copy of the observed model.
+
+    Block reconstruction keeps finished blocks in `folder`: called again after a kill, it goes on from there.
+    """
     prepared = copy.deepcopy(observed.parent)
+    prepared.meta[checkpoints.FOLDER] = folder
     for step in algorithms(config):
         step.apply(prepared, observed.statistics, config, progress)
     return Calibration(
@@ -132,6 +150,10 @@ def algorithms(config: PtqConfig) -> tuple[Algorithm, ...]:
     if config.level >= 3:
         analytic = config.bias_correction.method == "analytic"
         steps.append(analytic_bias if analytic else bias_correction)
+    if config.level >= 4:
+        steps.append(adaround)
+    if config.level >= 5:
+        steps.append(reconstruction)
     return tuple(steps)
 
 

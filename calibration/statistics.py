@@ -36,10 +36,11 @@ class Statistics:
     """What one pass of the float network over the images showed of them and of every site.
 
     Read them through the methods: these give the statistics of a site's tensor as it is now, equalized or
-    not. `observers` and `moments` hold the float network's values; `moments` are those of layers with a
-    folded BatchNorm, before the activation.
+    not. `network` is the float network itself; `observers` and `moments` hold its values. `moments` are those
+    of layers with a folded BatchNorm, before the activation.
     """
 
+    network: fx.GraphModule
     images: ImageSource
     image_set: ImageSet
     moments: Mapping[str, Normal]
@@ -114,6 +115,7 @@ def collect(
     if not seen.count:
         raise CalibrationError("no images to calibrate on; give at least one")
     return Statistics(
+        prepared,
         images,
         seen,
         {name: observer.moments() for name, observer in moments.items()},

@@ -11,14 +11,17 @@ if TYPE_CHECKING:
 EXAMPLES = """
 Quantize a float model to int8 on a folder of images, without training.
 
-Levels: 0 min-max, 1 range search, 2 and equalization, 3 and bias correction. --target-drop climbs them
-until the estimated drop is small enough.
+Levels: 0 min-max, 1 range search, 2 and equalization, 3 and bias correction, 4 and AdaRound, 5 and block
+reconstruction. --target-drop climbs them until the estimated drop is small enough. Level 5 takes minutes and
+keeps finished blocks in OUT.partial: a killed command, given again, continues where it was.
 
 **Examples**
 
     qmnv3 ptq --model small --weights v3_small.safetensors --calib photos/ --out runs/small
 
     qmnv3 ptq --model small --weights v3_small.safetensors --calib photos/ --out runs/ranges --level 1
+
+    qmnv3 ptq --model small --weights v3_small.safetensors --calib photos/ --out runs/best --level 5
 
     qmnv3 ptq --model v2 --weights v2.safetensors --calib photos/ --out runs/v2 --target-drop 0.5
 
@@ -41,7 +44,7 @@ def command(
     ] = None,
     recipe: Annotated[str, typer.Option(help="Name of a shipped recipe or a YAML file.")] = "ptq",
     level: Annotated[
-        int | None, typer.Option(min=0, max=3, help="How far to climb; default from the recipe.")
+        int | None, typer.Option(min=0, max=5, help="How far to climb; default from the recipe.")
     ] = None,
     target_drop: Annotated[
         float | None,

@@ -1,6 +1,7 @@
 """The whole of `qmnv3 ptq`: load, calibrate, convert, and save a RUN."""
 
 import hashlib
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -80,6 +81,8 @@ class PtqResult:
 def run_ptq(job: PtqJob, progress: Progress = silent) -> PtqResult:
     """Quantize `job.model` and write the RUN folder.
 
+    While it runs, what block reconstruction has finished lies in OUT.partial; called again after a kill, it
+    goes on from there.
     Raises a QmnError for anything wrong with the model, the weights or the images; then nothing is written.
     """
     started = time.perf_counter()
@@ -91,13 +94,14 @@ def run_ptq(job: PtqJob, progress: Progress = silent) -> PtqResult:
         Photos(folder, loaded.preprocessing, job.config.batch_size, indices, job.skip_bad)
         for indices in (chosen, held_out)
     )
+    partial = job.out.with_name(f"{job.out.name}.partial")
     climbed: Climb | None = None
     config = job.config
     if job.target_drop is None:
-        result = calibrate(loaded.model, loaded.preprocessing, photos, config, progress)
+        result = calibrate(loaded.model, loaded.preprocessing, photos, config, progress, partial)
     else:
         observed = observe(loaded.model, loaded.preprocessing, photos, ladder(config), progress)
-        climbed = climb(observed, unseen, config, job.target_drop, progress)
+        climbed = climb(observed, unseen, config, job.target_drop, progress, partial)
         result, config = climbed.calibration, climbed.config
     metadata = Metadata(job.model, loaded.preprocessing)
     int8 = convert(result.model, metadata, "int8")
@@ -120,6 +124,7 @@ def run_ptq(job: PtqJob, progress: Progress = silent) -> PtqResult:
     ladder_json = climbed.to_json() if climbed else []
     report = result.to_json() | {"ladder": ladder_json, "int16_cost": cost}
     save_run(job.out, int8, float32, report, provenance)
+    shutil.rmtree(partial, ignore_errors=True)
     return PtqResult(job.out, result, time.perf_counter() - started, tuple(warnings), climbed, cost)
 
 

@@ -40,7 +40,7 @@ def with_recipe(cli: Cli, tmp_path: Path, photos: Path) -> Cli:
         ("activations:", "activations: Input should be a valid dictionary"),
         ("activations:\n  observer: best", "activations.observer: Input should be 'search'"),
         ("activations:\n  percentile: .nan", "activations.percentile: Input should be"),
-        ("level: 6", "level: Input should be less than or equal to 3, found 6"),
+        ("level: 6", "level: Input should be less than or equal to 5, found 6"),
         ("level: true", "level: Input should be a valid integer, found True"),
         ("equalization:\n  min_gain: -1", "equalization.min_gain: Input should be greater than"),
         (f"images: {'x' * 5000}", "images: Input should be a valid integer"),
