@@ -44,11 +44,25 @@ def apply(
     with Paired(graph, statistics) as paired, progress("rounding weights", len(nodes)) as advance:
         for node in nodes:
             called = paired.layer(node)
-            if called is not None and called[0].layer.weight[0].numel() <= _MOST_INPUTS:
+            if called is not None and _to_round(called[0]):
                 _round_layer(called[0], _inputs(paired, node, *called, config.seed))
             paired.execute(node, correct_biases=True)
             advance(1)
     return graph
+
+
+def _to_round(module: QuantWeight) -> bool:
+    """Whether a layer has weights off the grid, and few enough for each output."""
+    steps = _steps(module)
+    return steps.shape[1] <= _MOST_INPUTS and not torch.allclose(steps, steps.round(), rtol=0.0, atol=1e-3)
+
+
+@torch.inference_mode()
+def _steps(module: QuantWeight) -> torch.Tensor:
+    """The layer's weights [O, I], float64, in steps of its grid."""
+    weight = module.layer.weight
+    scale = torch.from_numpy(module.weight_fake_quant.qparams(weight).scale.copy()).double()
+    return (weight.double() / scale.reshape(-1, *[1] * (weight.dim() - 1))).flatten(1)
 
 
 @torch.inference_mode()
@@ -65,8 +79,7 @@ def _round_layer(module: QuantWeight, inputs: LayerInputs) -> None:
     weight = module.layer.weight
     module.weight_fake_quant.freeze(weight)
     grid = module.weight_fake_quant.qparams(weight)
-    scale = torch.from_numpy(grid.scale.copy()).double().reshape(-1, *[1] * (weight.dim() - 1))
-    rows = (weight.double() / scale).flatten(1)
+    rows = _steps(module)
     if inputs.shared:
         steps = _rounded(rows[None], inputs.covariances(slice(1)), grid)[0]
     else:

@@ -7,7 +7,8 @@ import typer
 
 EXAMPLES = """
 Show a RUN's tensors: range, scale, SQNR, clipped share and what their rounding is predicted to do to the
-prediction (KL divergence); and which groups were equalized, what each gained and what it costs.
+prediction (KL divergence); which groups were equalized, what each gained and what it costs; and
+what block reconstruction learned.
 
 **Examples**
 
@@ -32,7 +33,7 @@ def command(
     try:
         rows = _sorted(report["layers"], sort)
         table = _table(rows, f"{run}: {provenance['model']}, {report['images']} images")
-        groups = _equalization(report["equalization"])
+        more = [_equalization(report["equalization"]), _reconstruction(report["reconstruction"])]
         notes = _notes(report, provenance)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise GraphError(f"{run}: its report is damaged ({error!r}); run `qmnv3 ptq` again") from error
@@ -40,8 +41,9 @@ def command(
     if json_file:
         write_json(json_file, {"run": provenance, **report, "layers": rows})
     console.print(table)
-    if groups:
-        console.print(groups)
+    for extra in more:
+        if extra:
+            console.print(extra)
     for line in notes:
         console.print(line)
 
@@ -122,6 +124,21 @@ def _equalization(rows: list[dict[str, Any]]) -> Any:
             f"{row['cost_us']:.1f}",
             "yes" if row["taken"] else "",
         )
+    return table
+
+
+def _reconstruction(rows: list[dict[str, Any]]) -> Any:
+    """What each block learned, on images it did not learn from; None where nothing was to learn."""
+    from rich.table import Table
+
+    if not rows:
+        return None
+    table = Table(title="block reconstruction: what was learned, judged on other images")
+    for name in ("last tensor", "layers", "predicted KL, 1e-4", "taken"):
+        table.add_column(name, justify="left" if name == "last tensor" else "right")
+    for row in rows:
+        change = f"{1e4 * row['kl_before']:.1f} → {1e4 * row['kl_after']:.1f}"
+        table.add_row(row["block"], str(row["layers"]), change, "yes" if row["taken"] else "")
     return table
 
 

@@ -34,6 +34,22 @@ def test_target_drop_prints_and_saves_the_rungs(
     assert rung["fidelity"]["images"] == 1
 
 
+def test_finished_blocks_are_kept_until_the_run_is_written(
+    cli: Cli, tmp_path: Path, photos: Path, weights: Path
+) -> None:
+    """OUT.partial is read by the next try (tests/calibration has the kill -9) and gone at the end."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("level: 5\nreconstruction: {steps: 2}\n")
+    out, partial = tmp_path / "RUN", tmp_path / "RUN.partial"
+    given = ("ptq", *GIVEN, "--weights", weights, "--calib", photos, "--recipe", recipe, "--out", out)
+    partial.mkdir()
+    (partial / "000.safetensors").write_text("not this run's")
+    assert cli(*given).code == 0
+    blocks = json.loads((out / "calibration.json").read_text())["reconstruction"]
+    assert blocks and all({"block", "kl_before", "kl_after", "taken"} <= set(row) for row in blocks)
+    assert not partial.exists()
+
+
 def test_level_and_target_drop_exclude_each_other(cli: Cli, tmp_path: Path, photos: Path) -> None:
     with untouched(tmp_path):
         done = cli(
