@@ -8,8 +8,9 @@ BIN := $(VENV)/bin
 quickstart: $(VENV)/installed  ## set up and run the whole main job on handwritten digits
 	$(BIN)/qmnv3 quickstart
 
+# A core for each worker; a file's tests stay together, so that what they share is made once.
 test: $(VENV)/installed-dev  ## set up and run the tests
-	$(BIN)/python -m pytest -n auto --maxprocesses 8
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 lint: $(VENV)/installed-dev  ## ruff: style and formatting
 	$(BIN)/ruff check .

@@ -50,7 +50,7 @@ class LearnedGrid:
         rounded: torch.Tensor = _Round.apply(x, self.log_scale, self.zero_point, self.qparams)  # type: ignore[no-untyped-call]
         if generator is None or drop == 0.0:
             return rounded
-        return torch.where(torch.rand(x.shape, generator=generator) < drop, x, rounded)
+        return torch.where(random_mask(x, drop, generator), x, rounded)
 
     @torch.no_grad()
     def project(self) -> None:
@@ -58,6 +58,13 @@ class LearnedGrid:
         start = math.log(float(self._start.scale))
         self.log_scale.clamp_(start - _SCALE_BOUND, start + _SCALE_BOUND)
         self.zero_point.clamp_(self._start.qmin, self._start.qmax)
+
+
+def random_mask(like: torch.Tensor, share: float, generator: torch.Generator) -> torch.Tensor:
+    """True for the share of values, to 1/256, in the shape and memory order of a dense tensor."""
+    words = torch.empty(-(-like.numel() // 8), dtype=torch.int64)
+    random_bytes = words.random_(-(2**63), None, generator=generator).view(torch.uint8)
+    return (random_bytes[: like.numel()] < 256 * share).as_strided(like.shape, like.stride())
 
 
 class _Round(torch.autograd.Function):

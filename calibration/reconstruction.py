@@ -16,7 +16,7 @@ from calibration.blocks import Block, find_blocks
 from calibration.checkpoints import FOLDER, Checkpoints, fingerprint
 from calibration.config import PtqConfig, ReconstructionConfig
 from calibration.frontier import run_node
-from calibration.learned import LearnedGrid, LearnedLayer
+from calibration.learned import LearnedGrid, LearnedLayer, random_mask
 from calibration.paired import Paired
 from calibration.progress import Advance, Progress, silent
 from calibration.ranges import FLOORED
@@ -232,7 +232,7 @@ def _mixed(
     if drop == 0.0:
         return quantized
     exact = paired.exact(start, batch).clone()
-    return torch.where(torch.rand(exact.shape, generator=generator) < drop, exact, quantized)
+    return torch.where(random_mask(exact, drop, generator), exact, quantized)
 
 
 def _forward(

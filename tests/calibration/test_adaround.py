@@ -5,8 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from quant.nets import TinyNet, randomize
-from torch import nn
+from quant.nets import unit_logits
 
 from calibration.config import PtqConfig
 from calibration.ptq import Calibration, calibrate
@@ -54,17 +53,6 @@ def test_many_inputs_in_groups_stay_on_the_grid_and_beat_nearest() -> None:
     assert (cost(found, target, form) < cost(target.round().clamp(-7, 7), target, form)).all()
 
 
-def network() -> nn.Module:
-    """The same each time, with logits that tell images apart."""
-    torch.manual_seed(0)
-    net = randomize(TinyNet())
-    with torch.no_grad():
-        logits, last = net(to_nchw(images(64, 0))), net.head[-1]
-        last.bias.copy_((last.bias - logits.mean(0)) / logits.std(0))
-        last.weight.div_(logits.std(0)[:, None])
-    return net
-
-
 def images(count: int, seed: int) -> np.ndarray:
     generator = np.random.default_rng(seed)
     smooth = generator.uniform(-2, 2, (count, 8, 8, 3)).astype(np.float32)
@@ -84,6 +72,6 @@ def test_four_bit_weights_lose_less_than_with_nearest_rounding() -> None:
     def run(level: int) -> Calibration:
         recipe = PtqConfig.model_validate({"level": level, "weights": {"bits": 4}})
         batches = [images(16, seed) for seed in range(4)]
-        return calibrate(network(), SPEC, lambda: batches, recipe)
+        return calibrate(unit_logits(to_nchw(images(64, 0))), SPEC, lambda: batches, recipe)
 
     assert error(run(4)) < 0.8 * error(run(3))
