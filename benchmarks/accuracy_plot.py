@@ -51,6 +51,10 @@ def write_plot(path: Path, results: Sequence[dict[str, Any]]) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(9, 5), layout="constrained")
+    # Before anything is drawn: margins are then those of the scales.
+    axes.set_xscale("log", base=2)
+    # Losses range from tenths of a point to tens, and may be gains.
+    axes.set_yscale("symlog", linthresh=1)
     found = points(results)
     for number, point in enumerate(found, 1):
         colour = next((c for name, c in COLOURS.items() if point.runtime.startswith(name)), INK)
@@ -73,10 +77,7 @@ def write_plot(path: Path, results: Sequence[dict[str, Any]]) -> None:
 def _dress(figure: Any, axes: Any, any_points: bool) -> None:
     axes.set_xlabel("latency relative to float in the same runtime", color=INK)
     axes.set_ylabel("top-1 points lost", color=INK)
-    axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:g}")
-    # Losses range from tenths of a point to tens, and may be gains.
-    axes.set_yscale("symlog", linthresh=1)
     axes.yaxis.set_major_formatter("{x:g}")
     axes.axvline(1, color=INK, linewidth=0.8, linestyle=":")
     axes.axhline(0, color=INK, linewidth=0.8, linestyle=":")

@@ -43,7 +43,7 @@ def _decades(rows: Sequence[Sensitivity]) -> tuple[int, int]:
 
 def _panel(rows: Sequence[Sensitivity], title: str, low: int, high: int) -> list[str]:
     bottom = HEAD + LINE * len(rows)
-    parts = [_text(NAMES, 14, f"{title}: KL divergence added, nats (line: 95 % interval; ring: predicted)")]
+    parts = [_text(10, 14, f"{title}: KL divergence added, nats (line: 95 % interval; ring: predicted)")]
     for index, (kind, colour) in enumerate(COLOURS.items()):
         left = NAMES + 5 + 100 * index
         parts += [f'<circle cx="{left}" cy="26" r="4" fill="{colour}"/>', _text(left + 8, 30, kind)]
