@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from qmnv3.models.padding import Conv2dSame
+from qmnv3.quant.geometry import layer_geometry
 
 _MOST_VALUES = 2**26
 _CHUNK_VALUES = 2**24
@@ -78,21 +78,8 @@ def _patches(layer: nn.Conv2d | nn.Linear, x: torch.Tensor) -> torch.Tensor:
     if layer.kernel_size == (1, 1) and layer.groups == 1:
         vertical, horizontal = layer.stride
         return x[:, :, ::vertical, ::horizontal].movedim(1, 3).reshape(1, -1, x.shape[1])
-    unfolded = F.unfold(_padded(layer, x), layer.kernel_size, layer.dilation, 0, layer.stride)
+    stride, sides, dilation = layer_geometry(layer, tuple(x.shape))
+    padded = F.pad(x, (sides.left, sides.right, sides.top, sides.bottom))
+    unfolded = F.unfold(padded, layer.kernel_size, dilation, 0, stride)
     grouped = unfolded.reshape(len(x), 1 if layer.groups == 1 else x.shape[1], -1, unfolded.shape[2])
     return grouped.permute(1, 0, 3, 2).reshape(grouped.shape[1], -1, grouped.shape[2])
-
-
-def _padded(layer: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
-    if isinstance(layer, Conv2dSame) or layer.padding == "same":
-        sides: list[int] = []
-        for size, kernel, stride, dilation in zip(
-            x.shape[2:], layer.kernel_size, layer.stride, layer.dilation, strict=True
-        ):
-            total = max((-(-size // stride) - 1) * stride + (kernel - 1) * dilation + 1 - size, 0)
-            sides = [total // 2, total - total // 2, *sides]
-        return F.pad(x, sides)
-    if isinstance(layer.padding, str):  # "valid"
-        return x
-    vertical, horizontal = layer.padding
-    return F.pad(x, [horizontal, horizontal, vertical, vertical])

@@ -21,16 +21,14 @@ from qmnv3.ir import (
     Metadata,
     Mul,
     Op,
-    Padding,
     QParams,
     QuantGraph,
     Tensor,
 )
 from qmnv3.ir.graph import DType
-from qmnv3.ir.shapes import same_padding
-from qmnv3.models.padding import Conv2dSame
 from qmnv3.quant.affine import HARD_SIGMOID_INT16_QPARAMS, INT16_MIN, is_int16
 from qmnv3.quant.equalized_gate import equalized_hard_swish
+from qmnv3.quant.geometry import layer_geometry
 from qmnv3.quant.int16 import run_in_int16
 from qmnv3.quant.sites import Site, output_site, read_sites
 
@@ -109,7 +107,7 @@ class _Builder:
             self._add_constant(inputs[2], bias, None)
         self._add_activation(raw, _nhwc(site.output_shape), qparams)
         kind = DepthwiseConv2d if depthwise else Conv2d
-        geometry = _geometry(layer, site.input_shape)
+        geometry = layer_geometry(layer, site.input_shape)
         self.ops.append(kind(site.name, inputs, raw, *geometry, activation))
         if raw != site.name:
             self._add_activation(site.name, _nhwc(site.output_shape), None)
@@ -202,25 +200,3 @@ def _weight_nhwc(layer: nn.Conv2d | nn.Linear, input_shape: tuple[int, ...]) -> 
     depthwise = isinstance(layer, nn.Conv2d) and layer.groups > 1
     order = (1, 2, 3, 0) if depthwise else (0, 2, 3, 1)
     return np.ascontiguousarray(weight.transpose(order)), depthwise
-
-
-def _geometry(
-    layer: nn.Conv2d | nn.Linear, input_shape: tuple[int, ...]
-) -> tuple[tuple[int, int], Padding, tuple[int, int]]:
-    """Stride, padding and dilation of a layer at its traced input size."""
-    if isinstance(layer, nn.Linear):
-        return (1, 1), Padding(), (1, 1)
-    stride, dilation = _pair(layer.stride), _pair(layer.dilation)
-    kernel = _pair(layer.kernel_size)
-    if isinstance(layer, Conv2dSame) or layer.padding == "same":
-        extent = tuple((k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True))
-        return stride, same_padding(input_shape[2], input_shape[3], (extent[0], extent[1]), stride), dilation
-    if layer.padding == "valid":
-        return stride, Padding(), dilation
-    vertical, horizontal = _pair(layer.padding)  # type: ignore[arg-type]
-    return stride, Padding(vertical, vertical, horizontal, horizontal), dilation
-
-
-def _pair(value: tuple[int, ...]) -> tuple[int, int]:
-    first, second = value
-    return int(first), int(second)
