@@ -14,7 +14,7 @@ from torch import fx
 from calibration.config import PtqConfig
 from calibration.frontier import Frontier
 from calibration.progress import Progress, silent
-from calibration.range_search import only_hard_swish_reader
+from calibration.range_search import gate_factors, only_hard_swish_reader
 from calibration.statistics import Need, Statistics
 from qmnv3.quant.fake_quant import QuantWeight, fake_quant
 from qmnv3.quant.sites import Site, read_sites
@@ -91,6 +91,5 @@ def slope(site: Site, sites: tuple[Site, ...], x: torch.Tensor) -> torch.Tensor:
     reader = only_hard_swish_reader(site, sites)
     if reader is None:
         return torch.ones_like(x)
-    factors = site.fake_quant.factors
-    real = x if factors is None else x / factors.reshape(-1, *[1] * (x.dim() - 2))
+    real = x / gate_factors(reader).reshape(-1, *[1] * (x.dim() - 2))
     return torch.where(real <= -3, 0.0, torch.where(real >= 3, 1.0, real / 3.0 + 0.5))

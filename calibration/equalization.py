@@ -1,25 +1,31 @@
-"""Equalization: every channel takes its fair share of a tensor's 256 levels, and nothing else changes.
+"""Equalization: every channel takes its fair share of a tensor's 256 levels.
 
 A per-tensor grid serves the channel with the widest range; all others make do with a few levels. Scaling the
 channels of a scale group (see scale_groups) evens them out. What it costs are the weights of layers that read
-several of these channels: they are spread by the inverse factors. Factors are therefore chosen by what both
+several of these channels: they are spread by the inverse factors. Factors are therefore chosen by what all
 together do to the network's output: the predicted KL divergence (Fisher information times squared error) of
 the activations' rounding in the group plus that of the rounding of the weights that read it.
+
+Through h-swish there are two ways. With a gate that divides by each channel's factor nothing else changes,
+but such a gate takes time. Without one, h-swish(a x) / b stands for h-swish(x): the same where h-swish is
+linear, nearly the same for factors near 1. What is left is an error at the output, and is weighed as one.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import fx
 
-from calibration.config import EqualizationConfig, PtqConfig
+from calibration.config import PtqConfig
 from calibration.cost import gate_us, predicted_us
-from calibration.observers import HARD_SWISH_FLOOR
+from calibration.equalization_candidates import Factors, change_kl, even, without_gate
 from calibration.progress import Progress, silent
 from calibration.range_search import (
     COARSE,
+    factors,
+    gate_factors,
     only_hard_swish_reader,
     search_hard_swish,
     search_tensor,
@@ -31,31 +37,30 @@ from qmnv3.quant.affine import fake_quantize
 from qmnv3.quant.sites import Site, read_sites
 
 REPORT = "equalization"
-# A channel this much smaller than the largest counts as dead: more would blow up its bias.
-_SMALLEST_SPAN = 1e-3
-_EXPONENTS = (0.5, 0.75, 1.0)
-# Share of a tensor's levels left for negative values; None: each channel's own span decides.
-_NEGATIVE_SHARES = (None, 0.2, 0.35, 0.5)
+
+Form = Literal["none", "exact", "approximate", "gate"]
 
 
 @dataclass(frozen=True)
 class EqualizedGroup:
     """What equalizing one group does: predicted KL divergence and SQNR of its worst tensor, and its cost.
 
-    `cost_us` is the predicted time of depthwise gates beyond saturating ADDs; `taken` says whether the gain
-    was worth it.
+    `form` says what was done: through h-swish "approximate" or with a "gate" (exact too), else "exact".
+    `kl_after` and `sqnr_after_db` are with it. `kl_gate` is the divergence with gates and `gate_us` their
+    predicted time beyond an h-swish without, where there are h-swishes.
     """
 
     group: str
     tensors: tuple[str, ...]
     channels: int
     hard_swishes: int
+    form: Form
     kl_before: float
     kl_after: float
     sqnr_before_db: float | None
     sqnr_after_db: float | None
-    cost_us: float
-    taken: bool
+    kl_gate: float | None
+    gate_us: float
 
 
 def needs(config: PtqConfig) -> frozenset[Need]:
@@ -72,115 +77,117 @@ def apply(
     choices = []
     with progress("equalizing", len(groups)) as advance:
         for group in groups:
-            choices.append(_choose(group, sites, statistics))
+            choices.append(_choose(group, sites, statistics, corrected=config.level >= 3))
             advance(1)
-    taken = _worthwhile(choices, sum(predicted_us(site) for site in sites), config.equalization)
-    for group, choice, wanted in zip(groups, choices, taken, strict=True):
-        if wanted:
-            scale(group, choice.factors)
-    graph.meta[REPORT] = [
-        _row(group, choice, wanted) for group, choice, wanted in zip(groups, choices, taken, strict=True)
-    ]
+    least = config.equalization.min_gain * sum(choice.kl_before for choice in choices)
+    network_us = sum(predicted_us(site) for site in sites)
+    gates = _worthwhile_gates(choices, least, config.equalization.max_slowdown * network_us)
+    rows = []
+    for group, choice, gate in zip(groups, choices, gates, strict=True):
+        taken = choice.gate if gate and choice.gate else choice.free
+        if choice.kl_before - taken.kl <= least:
+            taken = _unscaled(group, choice.kl_before)
+        rows.append(_row(group, choice, taken, statistics))
+        if taken.form != "none":
+            scale(group, taken.factors.outputs, taken.factors.inputs)
+    graph.meta[REPORT] = rows
     return graph
 
 
 @dataclass(frozen=True)
+class _Scaling:
+    form: Form
+    factors: Factors
+    kl: float
+
+
+def _unscaled(group: ScaleGroup, kl: float) -> _Scaling:
+    return _Scaling("none", Factors(torch.ones(group.channels)), kl)
+
+
+@dataclass(frozen=True)
 class _Choice:
-    factors: torch.Tensor
+    """The best scalings of a group: one that takes no time and, if it has h-swishes, one with gates."""
+
     kl_before: float
-    kl_after: float
-    sqnr_before_db: float | None
-    sqnr_after_db: float | None
-    cost_us: float
-
-    @property
-    def gain(self) -> float:
-        """Predicted KL divergence saved."""
-        return self.kl_before - self.kl_after
+    free: _Scaling
+    gate: _Scaling | None
+    gate_us: float
 
 
-def _worthwhile(choices: Sequence[_Choice], network_us: float, config: EqualizationConfig) -> list[bool]:
-    """Which groups to take: every free one that gains, and the best value for time within the budget."""
-    least = config.min_gain * sum(choice.kl_before for choice in choices)
-    budget_us = config.max_slowdown * network_us
+def _worthwhile_gates(choices: Sequence[_Choice], least: float, budget_us: float) -> list[bool]:
+    """Which groups to give gates: the best value for time within the budget."""
+    gain = [choice.free.kl - choice.gate.kl if choice.gate else 0.0 for choice in choices]
     taken = [False] * len(choices)
-    by_value = sorted(range(len(choices)), key=lambda i: -choices[i].gain / max(choices[i].cost_us, 1e-9))
-    for index in by_value:
-        choice = choices[index]
-        if choice.gain > least and choice.cost_us <= budget_us:
+    for index in sorted(range(len(choices)), key=lambda i: -gain[i] / max(choices[i].gate_us, 1e-9)):
+        if gain[index] > least and choices[index].gate_us <= budget_us:
             taken[index] = True
-            budget_us -= choice.cost_us
+            budget_us -= choices[index].gate_us
     return taken
 
 
-def _choose(group: ScaleGroup, sites: tuple[Site, ...], statistics: Statistics) -> _Choice:
-    """The candidate factors with the least predicted KL divergence."""
-    ones = torch.ones(group.channels)
-    before = _predicted(group, ones, sites, statistics)
-    best, least = ones, before
-    for factors in _candidates(group, sites, statistics):
-        value = _predicted(group, factors, sites, statistics)
-        if value < least:
-            best, least = factors, value
+def _choose(group: ScaleGroup, sites: tuple[Site, ...], statistics: Statistics, corrected: bool) -> _Choice:
+    """The candidates with the least predicted KL divergence; `corrected` says that biases will be."""
+    before = _predicted(group, Factors(torch.ones(group.channels)), sites, statistics, corrected)
+
+    def best(form: Form, candidates: Iterable[Factors]) -> _Scaling:
+        found = _unscaled(group, before)
+        for candidate in candidates:
+            kl = _predicted(group, candidate, sites, statistics, corrected)
+            if kl < found.kl:
+                found = _Scaling(form, candidate, kl)
+        return found
+
+    evened = even(group, sites, statistics)
+    if not group.hard_swishes:
+        return _Choice(before, best("exact", evened), None, 0.0)
     return _Choice(
-        best,
         before,
-        least,
-        _worst_sqnr(group, ones, statistics),
-        _worst_sqnr(group, best, statistics),
+        best("approximate", without_gate(group, sites, statistics)),
+        best("gate", evened),
         sum(gate_us(site) for site in group.hard_swishes),
     )
 
 
-def _candidates(group: ScaleGroup, sites: tuple[Site, ...], statistics: Statistics) -> Iterator[torch.Tensor]:
-    for share in _NEGATIVE_SHARES:
-        span = torch.zeros(group.channels)
-        for site in group.tensors:
-            channels = statistics.channels(site)
-            low, high = (-channels.low).clamp(min=0.0), channels.high.clamp(min=0.0)
-            if only_hard_swish_reader(site, sites):
-                low = low.clamp(max=-HARD_SWISH_FLOOR)
-            need = low + high if share is None else torch.maximum(low / share, high / (1.0 - share))
-            span = torch.maximum(span, need)
-        if not span.max() > 0.0:
-            return
-        span = span.clamp(min=_SMALLEST_SPAN * float(span.max()))
-        relative = span / span.log().mean().exp()
-        yield from (relative**-exponent for exponent in _EXPONENTS)
-
-
 def _predicted(
-    group: ScaleGroup, factors: torch.Tensor, sites: tuple[Site, ...], statistics: Statistics
+    group: ScaleGroup, scaling: Factors, sites: tuple[Site, ...], statistics: Statistics, corrected: bool
 ) -> float:
-    """Predicted KL divergence of all rounding in the group, were it scaled by `factors`."""
+    """Predicted KL divergence of all that `scale` and the rounding after it do."""
+    made, read = scaling.outputs, scaling.outputs if scaling.inputs is None else scaling.inputs
     total = 0.0
     searched: set[str] = set()
     for site in group.tensors:
         if site.name in searched:
             continue
-        channels = statistics.channels(site).scaled(factors)
         reader = only_hard_swish_reader(site, sites)
         if reader is not None:
-            fisher = statistics.fisher(reader) / factors.square()
-            output = statistics.channels(reader).scaled(factors)
-            found = search_hard_swish(channels, output, fisher, _gate_factors(reader, factors), COARSE)
-            total += sum(f.predicted_kl for f in found)
+            gates = gate_factors(reader) if scaling.inputs is not None else gate_factors(reader) * made
+            pair = search_hard_swish(
+                statistics.channels(site).scaled(read),
+                statistics.channels(reader).scaled(made),
+                statistics.fisher(reader) / made.square(),
+                factors(site) * read,
+                factors(reader) * made,
+                gates,
+                COARSE,
+            )
+            total += sum(found.predicted_kl for found in pair)
+            total += change_kl(site, reader, scaling, statistics)
             searched.add(reader.name)
         else:
-            total += search_tensor(channels, statistics.fisher(site) / factors.square(), COARSE).predicted_kl
-    return total + sum(weight_kl(site, factors, sites, statistics) for site in group.mixing_consumers)
+            channels, fisher = statistics.channels(site).scaled(made), statistics.fisher(site) / made.square()
+            total += search_tensor(channels, fisher, COARSE).predicted_kl
+    readers = group.mixing_consumers
+    return total + sum(weight_kl(site, made, sites, statistics, corrected) for site in readers)
 
 
-def _gate_factors(reader: Site, factors: torch.Tensor) -> torch.Tensor:
-    assert reader.hard_swish is not None
-    known = reader.hard_swish.factors
-    return factors if known is None else known * factors
-
-
-def weight_kl(site: Site, factors: torch.Tensor, sites: tuple[Site, ...], statistics: Statistics) -> float:
+def weight_kl(
+    site: Site, factors: torch.Tensor, sites: tuple[Site, ...], statistics: Statistics, corrected: bool
+) -> float:
     """Predicted KL divergence of rounding the weights of a layer whose input is scaled by `factors`.
 
-    Kernels wider than 1x1 are taken as if the input were the same under every tap.
+    Where the bias will be `corrected` it takes back the error's mean, which is most of it after ReLU. Kernels
+    wider than 1x1 are taken as if the input were the same under every tap.
     """
     assert site.layer is not None and site.weight_fake_quant is not None
     spread = site.layer.weight.detach() / per_input(site, factors)
@@ -195,6 +202,8 @@ def weight_kl(site: Site, factors: torch.Tensor, sites: tuple[Site, ...], statis
         # A flattened map repeats each channel; every position counts as the same value.
         output_error = rows @ error.reshape(len(error), rows.shape[1], -1).sum(2).T
     fisher = statistics.fisher(site) * _active_share(site, statistics)
+    if corrected:
+        output_error = output_error - output_error.mean(0)
     return float(output_error.square().mean(0) @ fisher) / 2.0
 
 
@@ -215,11 +224,14 @@ def _active_share(site: Site, statistics: Statistics) -> torch.Tensor | float:
     return 1.0
 
 
-def _worst_sqnr(group: ScaleGroup, factors: torch.Tensor, statistics: Statistics) -> float | None:
+def _worst_sqnr(group: ScaleGroup, scaling: Factors, statistics: Statistics) -> float | None:
     """SQNR in dB of the tensor that fares worst, each channel counted alike."""
     found = []
     for site in group.tensors:
-        channels = statistics.channels(site).scaled(factors)
+        applied = scaling.outputs
+        if scaling.inputs is not None and site in group.hard_swish_inputs:
+            applied = scaling.inputs
+        channels = statistics.channels(site).scaled(applied)
         grid = search_tensor(channels, 1.0 / channels.rows.square().mean(0).clamp(min=1e-12), COARSE).qparams
         noise = (fake_quantize(channels.rows, grid) - channels.rows).square().mean(0)
         power = channels.rows.square().mean(0)
@@ -230,18 +242,19 @@ def _worst_sqnr(group: ScaleGroup, factors: torch.Tensor, statistics: Statistics
     return min(known) if known else None
 
 
-def _row(group: ScaleGroup, choice: _Choice, taken: bool) -> dict[str, Any]:
+def _row(group: ScaleGroup, choice: _Choice, taken: _Scaling, statistics: Statistics) -> dict[str, Any]:
     return asdict(
         EqualizedGroup(
             group.name,
             tuple(site.name for site in group.tensors),
             group.channels,
             len(group.hard_swishes),
+            taken.form,
             choice.kl_before,
-            choice.kl_after,
-            choice.sqnr_before_db,
-            choice.sqnr_after_db,
-            choice.cost_us,
-            taken,
+            taken.kl,
+            _worst_sqnr(group, _unscaled(group, 0.0).factors, statistics),
+            _worst_sqnr(group, taken.factors, statistics),
+            choice.gate.kl if choice.gate else None,
+            choice.gate_us,
         )
     )

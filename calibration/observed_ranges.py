@@ -6,7 +6,7 @@ from torch import fx
 
 from calibration.config import ActivationConfig
 from calibration.observers import HARD_SWISH_FLOOR, Histogram, HistogramObserver, make_observer
-from calibration.range_search import Range, only_hard_swish_reader
+from calibration.range_search import Range, gate_factors, only_hard_swish_reader
 from calibration.statistics import Observer, Statistics
 from qmnv3.errors import CalibrationError
 from qmnv3.quant.sites import Site, read_sites
@@ -34,8 +34,7 @@ def observed_ranges(
         low, high = _range(site, statistics, observers.get(site.name))
         reader = only_hard_swish_reader(site, sites)
         if reader is not None:
-            factors = site.fake_quant.factors
-            low = max(low, HARD_SWISH_FLOOR * (1.0 if factors is None else float(factors.max())))
+            low = max(low, HARD_SWISH_FLOOR * float(gate_factors(reader).max()))
         ranges[site.name] = (low, high)
     return ranges
 

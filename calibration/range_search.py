@@ -68,14 +68,14 @@ def search_ranges(prepared: fx.GraphModule, statistics: Statistics) -> dict[str,
         if site.name == output:
             found[site.name] = _search_logits(statistics.channels(site))
         elif reader is not None:
-            assert reader.hard_swish is not None
-            known = reader.hard_swish.factors
-            channels = statistics.channels(site)
-            factors = torch.ones_like(channels.low) if known is None else known
-            pair = search_hard_swish(
-                channels, statistics.channels(reader), statistics.fisher(reader), factors
+            found[site.name], found[reader.name] = search_hard_swish(
+                statistics.channels(site),
+                statistics.channels(reader),
+                statistics.fisher(reader),
+                factors(site),
+                factors(reader),
+                gate_factors(reader),
             )
-            found[site.name], found[reader.name] = pair
         else:
             found[site.name] = search_tensor(statistics.channels(site), statistics.fisher(site))
     return found
@@ -87,14 +87,24 @@ def only_hard_swish_reader(site: Site, sites: Sequence[Site]) -> Site | None:
     return readers[0] if len(readers) == 1 and readers[0].kind == "hard_swish" else None
 
 
+def factors(site: Site) -> torch.Tensor:
+    """How many times larger than in the float network each channel of a tensor is [C]."""
+    known = site.fake_quant.factors
+    return torch.ones(site.output_shape[1]) if known is None else known
+
+
+def gate_factors(hard_swish_site: Site) -> torch.Tensor:
+    """What the gate of an h-swish divides by [C]: 1 unless it is equalized."""
+    assert hard_swish_site.hard_swish is not None
+    known = hard_swish_site.hard_swish.factors
+    return torch.ones(hard_swish_site.output_shape[1]) if known is None else known
+
+
 def useful_rows(site: Site, sites: Sequence[Site], statistics: Statistics) -> torch.Tensor:
     """Sampled values [n, C] of a site; where only h-swish reads, everything below -3 is as good as -3."""
     rows = statistics.channels(site).rows
-    if only_hard_swish_reader(site, sites) is None:
-        return rows
-    factors = site.fake_quant.factors
-    floors = HARD_SWISH_FLOOR * (torch.ones(rows.shape[1]) if factors is None else factors)
-    return torch.maximum(rows, floors)
+    reader = only_hard_swish_reader(site, sites)
+    return rows if reader is None else torch.maximum(rows, HARD_SWISH_FLOOR * gate_factors(reader))
 
 
 def search_tensor(channels: Channels, fisher: torch.Tensor, effort: Effort = FINE) -> Found:
@@ -109,24 +119,31 @@ def search_tensor(channels: Channels, fisher: torch.Tensor, effort: Effort = FIN
 
 
 def search_hard_swish(
-    channels: Channels, output: Channels, fisher: torch.Tensor, factors: torch.Tensor, effort: Effort = FINE
+    channels: Channels,
+    output: Channels,
+    fisher: torch.Tensor,
+    inputs: torch.Tensor,
+    outputs: torch.Tensor,
+    gates: torch.Tensor,
+    effort: Effort = FINE,
 ) -> tuple[Found, Found]:
     """Ranges of an h-swish's input (`channels`) and `output`, both by the error at the output.
 
-    `fisher` [C] is the output's. `factors` [C] are those of an equalized h-swish, else 1. The output's range
+    `fisher` [C] is the output's. The tensors are `inputs` and `outputs` [C] times their true values; the gate
+    divides by `gates` [C]. Where these are not all equal, the error is more than rounding. The output's range
     is searched on what the quantized input and gate give; its predicted KL is what it adds.
     """
     rows = _evaluated(channels, effort)
-    exact = hard_swish(rows, factors)
-    floors = torch.maximum(channels.low, HARD_SWISH_FLOOR * factors)
+    exact = outputs / inputs * hard_swish(rows, inputs)
+    floors = torch.maximum(channels.low, HARD_SWISH_FLOOR * gates)
     input_range = (min(float(floors.min()), 0.0), max(float(channels.high.max()), 0.0))
 
     def input_error(qparams: QParams) -> float:
-        computed = hard_swish(fake_quantize(rows, qparams), factors, rounded=True)
+        computed = hard_swish(fake_quantize(rows, qparams), gates, rounded=True)
         return float((computed - exact).square().mean(0) @ fisher) / 2.0
 
     found_input = _descend(input_error, input_range, effort)
-    computed = hard_swish(fake_quantize(rows, found_input.qparams), factors, rounded=True)
+    computed = hard_swish(fake_quantize(rows, found_input.qparams), gates, rounded=True)
 
     def output_error(qparams: QParams) -> float:
         return float((fake_quantize(computed, qparams) - exact).square().mean(0) @ fisher) / 2.0

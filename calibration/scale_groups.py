@@ -2,7 +2,8 @@
 
 A channel may be made a times larger where a layer makes it and divided by a where a layer reads it: through
 ReLU, average pooling, residual sums (all summands alike), the gating of squeeze-and-excite, and h-swish,
-whose gate then divides by a itself (`QuantHardswish.equalize`). ReLU6 and the network's output stay as is.
+whose gate then divides by a itself (`QuantHardswish.equalize`); without such a gate it is exact only where
+h-swish is linear (x >= 3). ReLU6 and the network's output stay as is.
 Sources: Nagel et al. 2019 (Data-Free Quantization), section 4.1, for ReLU; the rest follows from the algebra.
 """
 
@@ -37,6 +38,12 @@ class ScaleGroup:
     def hard_swishes(self) -> tuple[Site, ...]:
         """The h-swishes inside, whose gates must divide by the factors."""
         return tuple(site for site in self.tensors if site.hard_swish is not None)
+
+    @property
+    def hard_swish_inputs(self) -> tuple[Site, ...]:
+        """What these read."""
+        names = {name for site in self.hard_swishes for name in site.inputs}
+        return tuple(site for site in self.tensors if site.name in names)
 
     @property
     def mixing_consumers(self) -> tuple[Site, ...]:
@@ -92,27 +99,31 @@ def _scaled_with(site: Site, by_name: dict[str, Site]) -> tuple[str, ...]:
 
 
 @torch.no_grad()
-def scale(group: ScaleGroup, factors: torch.Tensor) -> None:
+def scale(group: ScaleGroup, factors: torch.Tensor, inputs: torch.Tensor | None = None) -> None:
     """Multiply every tensor of `group` by `factors` [C] > 0, in place; the network computes what it did.
 
-    Raises ValueError for factors that are not finite and positive.
+    With `inputs` [C] h-swishes get no gate: what they read is multiplied by `inputs` instead, and they make
+    h-swish(inputs * x) in place of factors * h-swish(x). Raises ValueError for factors that are not finite
+    and positive.
     """
-    if factors.shape != (group.channels,) or not (torch.isfinite(factors).all() and (factors > 0).all()):
-        raise ValueError(f"{group.name}: needs {group.channels} factors > 0, got {factors}")
-    exact = factors.double()
+    read = factors if inputs is None else inputs
+    for values in (factors, read):
+        if values.shape != (group.channels,) or not (torch.isfinite(values).all() and (values > 0).all()):
+            raise ValueError(f"{group.name}: needs {group.channels} factors > 0, got {values}")
+    of = {site.name: read if site in group.hard_swish_inputs else factors for site in group.tensors}
     for site in group.producers:
         assert site.layer is not None
-        weight = site.layer.weight.double()
+        exact, weight = of[site.name].double(), site.layer.weight.double()
         site.layer.weight.copy_(weight * exact.reshape(-1, *[1] * (weight.dim() - 1)))
         if site.layer.bias is not None:
             site.layer.bias.copy_(site.layer.bias.double() * exact)
     for site in group.consumers:
         assert site.layer is not None
         weight = site.layer.weight.double()
-        site.layer.weight.copy_(weight / per_input(site, exact))
+        site.layer.weight.copy_(weight / per_input(site, of[site.inputs[0]].double()))
     for site in group.tensors:
-        site.fake_quant.equalize(factors.float())
-    for site in group.hard_swishes:
+        site.fake_quant.equalize(of[site.name].float())
+    for site in group.hard_swishes if inputs is None else ():
         assert site.hard_swish is not None
         site.hard_swish.equalize(factors.float())
 

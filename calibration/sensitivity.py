@@ -271,5 +271,5 @@ def _predicted(prepared: fx.GraphModule, statistics: Statistics) -> dict[tuple[s
     for site in sites:
         if site.layer is not None:
             ones = torch.ones(channels[site.inputs[0]])
-            found[site.name, "weight"] = weight_kl(site, ones, sites, statistics)
+            found[site.name, "weight"] = weight_kl(site, ones, sites, statistics, corrected=False)
     return found

@@ -112,17 +112,17 @@ def _equalization(rows: list[dict[str, Any]]) -> Any:
     if not rows:
         return None
     table = Table(title="equalization: groups of tensors whose channels are scaled together")
-    for name in ("first tensor", "channels", "h-swish", "SQNR dB", "predicted KL, 1e-4", "cost µs", "taken"):
-        table.add_column(name, justify="left" if name == "first tensor" else "right")
+    for name in ("first tensor", "channels", "SQNR dB", "predicted KL, 1e-4", "with gate", "gate µs", "form"):
+        table.add_column(name, justify="left" if name in ("first tensor", "form") else "right")
     for row in rows:
         table.add_row(
             row["group"],
             str(row["channels"]),
-            str(row["hard_swishes"]),
             f"{_number(row['sqnr_before_db'], '{:.1f}')} → {_number(row['sqnr_after_db'], '{:.1f}')}",
             f"{1e4 * row['kl_before']:.1f} → {1e4 * row['kl_after']:.1f}",
-            f"{row['cost_us']:.1f}",
-            "yes" if row["taken"] else "",
+            _number(row["kl_gate"], "{:.1f}", 1e4),
+            f"{row['gate_us']:.1f}" if row["hard_swishes"] else "–",
+            "" if row["form"] == "none" else row["form"],
         )
     return table
 

@@ -159,8 +159,10 @@ class _Rewriter:
     def _constant(self, value: float, dtype: DType) -> str:
         limits = INT16 if dtype == "int16" else INT8
         name = f"constant_{value:g}" + ("_int16" if dtype == "int16" else "")
-        grid = QParams.per_tensor(value / limits[1], 0, *limits)
-        self.tensors[name] = Tensor(name, (1,), dtype, grid, np.array([limits[1]], dtype))
+        # A power of two: 3 / 64 is 255/128 steps of the gate, which XNNPACK's multipliers hold exactly.
+        stored = (limits[1] + 1) // 2
+        grid = QParams.per_tensor(value / stored, 0, *limits)
+        self.tensors[name] = Tensor(name, (1,), dtype, grid, np.array([stored], dtype))
         return name
 
     def _depthwise_gate(

@@ -178,7 +178,9 @@ class QuantHardswish(nn.Module):
             return F.hardswish(x)
         source = self._tensors[0].qparams
         if self.factors is None:
-            gate = fake_quantize(F.relu6(x + 3.0), self.gate_qparams)
+            # A grid that ends at -3 makes exact ties by the thousand; like XNNPACK's ADD, take them up.
+            tie = 1e-4 * float(self.gate_qparams.scale)
+            gate = fake_quantize(F.relu6(x + 3.0 + tie), self.gate_qparams)
         elif self.enabled and source is not None:
             gate = self._rounded_gate(x, self.factors, source)
         else:

@@ -88,7 +88,7 @@ def test_constant_tensors_have_a_range(values: Array) -> None:
     assert np.isfinite([low, high]).all()
 
 
-def hard_swish(x: Array, factors: Array) -> Array:
+def hard_swish(x: Array, factors: Array | float) -> Array:
     return x * np.clip(x / factors + 3, 0, 6) / 6
 
 
@@ -97,20 +97,31 @@ def rounded_hard_swish(x: Array, factors: Array) -> Array:
     return x * np.rint(np.clip(x / factors + 3, 0, 6) * 255 / 6) * 6 / 255 / 6
 
 
-@pytest.mark.parametrize("factors", [[1.0, 1.0, 1.0], [0.25, 1.0, 4.0]])
-def test_hard_swish_pair_is_near_brute_force(factors: list[float]) -> None:
-    rng, scale = np.random.default_rng(2), np.array(factors)
-    rows = rng.normal(-2, 4, (1500, 3)) * scale
-    exact, fisher = hard_swish(rows, scale), np.array([1.0, 0.5, 2.0]) / scale**2
+PLAIN, EVENED, CHANGED = [1.0, 1.0, 1.0], [0.25, 1.0, 4.0], [0.9, 1.0, 1.15]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "gates"),
+    [(PLAIN, PLAIN, PLAIN), (EVENED, EVENED, EVENED), ([0.8, 1.0, 1.25], CHANGED, PLAIN)],
+    ids=["plain", "gate", "no gate"],
+)
+def test_hard_swish_pair_is_near_brute_force(
+    inputs: list[float], outputs: list[float], gates: list[float]
+) -> None:
+    rng, read, made, divided = np.random.default_rng(2), *map(np.array, (inputs, outputs, gates))
+    true = rng.normal(-2, 4, (1500, 3))
+    rows, exact, fisher = true * read, hard_swish(true, 1.0) * made, np.array([1.0, 0.5, 2.0]) / made**2
     x, y = search_hard_swish(
-        channels_of(rows), channels_of(exact), *(torch.from_numpy(v).float() for v in (fisher, scale))
+        channels_of(rows),
+        channels_of(exact),
+        *(torch.from_numpy(v).float() for v in (fisher, read, made, divided)),
     )
 
     def input_objective(low: float, high: float) -> float:
-        error = rounded_hard_swish(rounded(rows, low, high), scale) - exact
+        error = rounded_hard_swish(rounded(rows, low, high), divided) - exact
         return float(np.square(error).mean(0) @ fisher) / 2
 
-    computed = rounded_hard_swish(rounded(rows, *x.range), scale)
+    computed = rounded_hard_swish(rounded(rows, *x.range), divided)
 
     def both_objective(low: float, high: float) -> float:
         return float(np.square(rounded(computed, low, high) - exact).mean(0) @ fisher) / 2
@@ -119,7 +130,7 @@ def test_hard_swish_pair_is_near_brute_force(factors: list[float]) -> None:
     assert x.predicted_kl <= 1.05 * brute_force(input_objective, *ends(rows))
     assert x.predicted_kl + y.predicted_kl == pytest.approx(both_objective(*y.range), rel=1e-3)
     assert both_objective(*y.range) <= 1.05 * brute_force(both_objective, *ends(exact))
-    assert x.range[0] >= -3.0 * scale.max()
+    assert x.range[0] >= -3.0 * divided.max()
 
 
 def test_below_minus_three_nothing_is_represented() -> None:
@@ -129,7 +140,7 @@ def test_below_minus_three_nothing_is_represented() -> None:
     for factors, floor in (([1.0, 1.0], -3.0), ([0.5, 10.0], -1.5)):
         scale = np.array(factors)
         channels, output = channels_of(rows * scale), channels_of(hard_swish(rows * scale, scale))
-        x, _ = search_hard_swish(channels, output, torch.ones(2), torch.from_numpy(scale).float())
+        x, _ = search_hard_swish(channels, output, torch.ones(2), *3 * [torch.from_numpy(scale).float()])
         assert floor - 1e-6 <= x.range[0] < 0.0
 
 

@@ -186,8 +186,41 @@ def test_depthwise_consumers_mix_nothing() -> None:
     ]
 
 
+def hard_swish_network(shift: float) -> nn.Module:
+    """Its h-swish reads values around `shift`."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Hardswish(), nn.Conv2d(4, 5, 1), nn.AdaptiveAvgPool2d(1))
+    model[0].bias.data += shift
+    return model.eval()
+
+
+@torch.inference_mode()
+def test_without_gates_hard_swish_is_exact_where_it_is_linear() -> None:
+    x = torch.rand(2, 3, 8, 8)
+    model = hard_swish_network(8.0)
+    assert float(model[0](x).min()) > 6.0
+    graph = prepare(model, Preprocessing(8, 8)).requires_grad_(False)
+    factors = torch.tensor([0.5, 0.7, 1.0, 3.0])
+    scale(scale_groups(graph)[0], factors, inputs=factors)
+    torch.testing.assert_close(graph(x), model(x), rtol=1e-5, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_without_gates_hard_swish_sees_the_scaled_input() -> None:
+    x = torch.randn(2, 3, 8, 8)
+    model = hard_swish_network(0.0)
+    graph = prepare(model, Preprocessing(8, 8)).requires_grad_(False)
+    inputs, outputs = torch.tensor([0.5, 0.7, 1.0, 3.0]), torch.tensor([0.6, 0.8, 1.0, 2.5])
+    scale(scale_groups(graph)[0], outputs, inputs)
+    made = nn.functional.hardswish(inputs.reshape(1, 4, 1, 1) * model[0](x))
+    expected = model[3](model[2](made / outputs.reshape(1, 4, 1, 1)))
+    torch.testing.assert_close(graph(x), expected, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("factors", [[1.0, 1.0, 1.0], [0.0] * 8, [-1.0] * 8, [float("nan")] * 8])
 def test_impossible_factors_are_refused(factors: list[float]) -> None:
     group = scale_groups(prepared(TinyNet()))[0]
     with pytest.raises(ValueError, match=r"stem\.0: needs 8 factors > 0"):
         scale(group, torch.tensor(factors))
+    with pytest.raises(ValueError, match=r"stem\.0: needs 8 factors > 0"):
+        scale(group, torch.ones(8), inputs=torch.tensor(factors))
