@@ -24,11 +24,11 @@ from calibration.equalization_candidates import Factors, change_kl, even, withou
 from calibration.progress import Progress, silent
 from calibration.range_search import (
     COARSE,
-    factors,
     gate_factors,
     only_hard_swish_reader,
     search_hard_swish,
     search_tensor,
+    tensor_factors,
 )
 from calibration.report import sqnr_db
 from calibration.scale_groups import ScaleGroup, per_input, scale, scale_groups
@@ -166,8 +166,8 @@ def _predicted(
                 statistics.channels(site).scaled(read),
                 statistics.channels(reader).scaled(made),
                 statistics.fisher(reader) / made.square(),
-                factors(site) * read,
-                factors(reader) * made,
+                tensor_factors(site) * read,
+                tensor_factors(reader) * made,
                 gates,
                 COARSE,
             )

@@ -72,8 +72,8 @@ def search_ranges(prepared: fx.GraphModule, statistics: Statistics) -> dict[str,
                 statistics.channels(site),
                 statistics.channels(reader),
                 statistics.fisher(reader),
-                factors(site),
-                factors(reader),
+                tensor_factors(site),
+                tensor_factors(reader),
                 gate_factors(reader),
             )
         else:
@@ -87,7 +87,7 @@ def only_hard_swish_reader(site: Site, sites: Sequence[Site]) -> Site | None:
     return readers[0] if len(readers) == 1 and readers[0].kind == "hard_swish" else None
 
 
-def factors(site: Site) -> torch.Tensor:
+def tensor_factors(site: Site) -> torch.Tensor:
     """How many times larger than in the float network each channel of a tensor is [C]."""
     known = site.fake_quant.factors
     return torch.ones(site.output_shape[1]) if known is None else known

@@ -11,11 +11,14 @@ from torch import fx, nn
 
 from calibration import equalization, ranges
 from calibration.config import EqualizationConfig, PtqConfig
+from calibration.equalization import weight_kl
+from calibration.equalization_candidates import without_gate
 from calibration.ptq import Observed, calibrate, observe
 from calibration.scale_groups import scale, scale_groups
 from calibration.statistics import to_nchw
 from qmnv3.preprocessing import Preprocessing
 from qmnv3.quant.fake_quant import activation_sites, fake_quant
+from qmnv3.quant.sites import read_sites
 
 SPEC = Preprocessing(16, 16)
 SPREAD = torch.exp2(torch.tensor([0.0, -6.0, -5.0, -6.0, -4.0, -5.0, -6.0, -5.0]))
@@ -180,6 +183,38 @@ def test_without_gates_a_linear_channel_makes_room_for_the_others(images: np.nda
     ranges.apply(graph, seen.statistics, PtqConfig(level=2))
     before = divergence(frozen(seen, None), seen.parent, images)
     assert divergence(graph, seen.parent, images) < 0.3 * before
+
+
+def test_what_is_made_without_a_gate_is_undone_by_least_squares(images: np.ndarray) -> None:
+    seen = observed(linear_channel(), images)
+    group = scale_groups(seen.parent)[0]
+    rows = seen.statistics.channels(group.hard_swish_inputs[0]).rows[:256].double().numpy()
+
+    def hard_swish(x: np.ndarray) -> np.ndarray:
+        return x * np.clip(x + 3, 0, 6) / 6
+
+    changed = 0
+    for candidate in without_gate(group, read_sites(seen.parent), seen.statistics):
+        for channel, (read, made) in enumerate(zip(candidate.inputs, candidate.outputs, strict=True)):
+            x = rows[:, channel]
+            (fit,), *_ = np.linalg.lstsq(hard_swish(float(read) * x)[:, None], hard_swish(x), rcond=None)
+            assert float(made) == pytest.approx(1 / fit, rel=1e-3)
+            changed += abs(float(made / read) - 1) > 0.01
+    assert changed  # else 1 / read would do as well
+
+
+def test_a_corrected_bias_takes_back_the_mean_of_weight_rounding(images: np.ndarray) -> None:
+    """On a constant input the error is all mean; on one that varies some of it is left."""
+    for constant in (True, False):
+        pixels = np.full_like(images, 0.7) if constant else images
+        seen = observed(network(depthwise=False, balanced=True), pixels)
+        (reader,) = scale_groups(seen.parent)[0].mixing_consumers
+        plain, corrected = (
+            weight_kl(reader, torch.ones(8), read_sites(seen.parent), seen.statistics, corrected=flag)
+            for flag in (False, True)
+        )
+        assert plain > 0
+        assert corrected < 1e-6 * plain if constant else 0 < corrected < plain
 
 
 def test_a_second_reader_forbids_to_do_without_a_gate(images: np.ndarray) -> None:
