@@ -21,7 +21,7 @@ from qmnv3.quant.affine import (
     symmetric_qparams,
 )
 from qmnv3.quant.equalized_gate import gate_integers
-from qmnv3.quant.fold import Normal
+from qmnv3.quant.fold import Norm, promised
 
 WeightBits = Literal[4, 8]
 
@@ -98,7 +98,8 @@ class QuantWeight(nn.Module):
 
     `source` is the FakeQuantize of the input: its scale times the weight's is the bias's. A layer whose
     requantization does hard-sigmoid holds its bias as b + 3 (the 1/2 of x/6 + 1/2 before the division).
-    `normal` is what a BatchNorm folded into the layer promised of the float model's output.
+    `norm` is the float model's BatchNorm that was folded into the layer, as it was; `normal` what it promised
+    of the float model's output.
     """
 
     def __init__(
@@ -107,16 +108,23 @@ class QuantWeight(nn.Module):
         axis: int | None,
         source: FakeQuantize,
         hard_sigmoid: bool,
-        normal: Normal | None = None,
+        norm: Norm | None = None,
         bits: WeightBits = 8,
     ) -> None:
         super().__init__()
         self.layer = layer
-        self.normal = normal
+        self.normal = None if norm is None else promised(norm)
         self.weight_fake_quant = WeightFakeQuantize(axis, bits)
         self.bias_offset = 3.0 if hard_sigmoid else 0.0
         # In a tuple, so that the module belongs to the graph alone and not to this layer too.
         self._source = (source,)
+        # Likewise, and because its parameters are no longer used.
+        self._norm = (norm,)
+
+    @property
+    def norm(self) -> Norm | None:
+        """The folded BatchNorm."""
+        return self._norm[0]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The layer's own shapes and padding."""

@@ -55,14 +55,14 @@ def fold_batch_norm(layer: Foldable, norm: Norm) -> None:
     layer.bias = nn.Parameter(bias.float())
 
 
-def fold_all(graph_module: fx.GraphModule) -> dict[str, Normal]:
+def fold_all(graph_module: fx.GraphModule) -> dict[str, Norm]:
     """Fold every BatchNorm that directly follows a convolution or linear layer, in place.
 
-    Returns what the folded ones promise of their layers' outputs, by the layers' module paths. A BatchNorm
-    elsewhere stays in the graph (and `prepare` then names it as unsupported).
+    Returns the folded ones by their layers' module paths. A BatchNorm elsewhere stays in the graph (and
+    `prepare` then names it as unsupported).
     """
     modules = dict(graph_module.named_modules())
-    normals: dict[str, Normal] = {}
+    norms: dict[str, Norm] = {}
     for node in list(graph_module.graph.nodes):
         norm = modules.get(str(node.target)) if node.op == "call_module" else None
         if not isinstance(norm, Norm):
@@ -71,10 +71,9 @@ def fold_all(graph_module: fx.GraphModule) -> dict[str, Normal]:
         layer = modules.get(str(source.target)) if source.op == "call_module" else None
         if isinstance(layer, Foldable) and len(source.users) == 1:
             fold_batch_norm(layer, norm)
-            if (normal := promised(norm)) is not None:
-                normals[str(source.target)] = normal
+            norms[str(source.target)] = norm
             node.replace_all_uses_with(source)
             graph_module.graph.erase_node(node)
     graph_module.graph.lint()
     graph_module.recompile()
-    return normals
+    return norms

@@ -10,7 +10,7 @@ from qmnv3.errors import PrepareError
 from qmnv3.preprocessing import Preprocessing
 from qmnv3.quant.affine import HARD_SIGMOID_QPARAMS, asymmetric_qparams
 from qmnv3.quant.fake_quant import FakeQuantize, QuantHardswish, QuantWeight, WeightBits
-from qmnv3.quant.fold import Normal, fold_all
+from qmnv3.quant.fold import Norm, fold_all
 from qmnv3.quant.sites import Kind, fused_activation, kind_of, source_fake_quant
 from qmnv3.quant.trace import shape, trace
 
@@ -33,7 +33,7 @@ def prepare(
     """
     _check_weights(model)
     module = trace(copy.deepcopy(model), preprocessing.resolution)
-    normals = fold_all(module)
+    norms = fold_all(module)
     modules = dict(module.named_modules())
     kinds = {node: kind_of(node, modules) for node in module.graph.nodes}
     _check_interface(module, kinds)
@@ -53,7 +53,7 @@ def prepare(
         if kinds.get(node) == "layer":
             reader = readers[node]
             hard_sigmoid = reader is not None and kinds[reader] == "hard_sigmoid"
-            _quantize_weight(module, node, axis, hard_sigmoid, normals.get(str(node.target)), bits)
+            _quantize_weight(module, node, axis, hard_sigmoid, norms.get(str(node.target)), bits)
         elif kinds.get(node) == "hard_swish":
             _quantize_hard_swish(module, node)
     module.graph.lint()
@@ -92,7 +92,7 @@ def _quantize_weight(
     node: fx.Node,
     axis: int | None,
     hard_sigmoid: bool,
-    normal: Normal | None,
+    norm: Norm | None,
     bits: WeightBits,
 ) -> None:
     path = str(node.target)
@@ -102,7 +102,7 @@ def _quantize_weight(
     assert isinstance(layer, nn.Conv2d | nn.Linear) and isinstance(given, fx.Node)
     source = source_fake_quant(given, dict(module.named_modules()))
     module.delete_submodule(path)
-    module.add_submodule(path, QuantWeight(layer, axis, source, hard_sigmoid, normal, bits))
+    module.add_submodule(path, QuantWeight(layer, axis, source, hard_sigmoid, norm, bits))
 
 
 def _quantize_hard_swish(module: fx.GraphModule, node: fx.Node) -> None:

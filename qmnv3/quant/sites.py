@@ -11,7 +11,7 @@ from torch import fx, nn
 
 from qmnv3.errors import PrepareError
 from qmnv3.quant.fake_quant import FakeQuantize, QuantHardswish, QuantWeight, WeightFakeQuantize
-from qmnv3.quant.fold import Normal
+from qmnv3.quant.fold import Norm, Normal
 from qmnv3.quant.trace import shape
 
 Kind = Literal[
@@ -70,7 +70,7 @@ class Site:
     "hard_sigmoid" needs no operation of its own: it is a linear map followed by saturation, and the layer's
     requantization does both. `hard_swish` is the module of kind "hard_swish". `normal` is what a BatchNorm
     folded into the layer promised of the float model's output before the activation (equalization leaves it
-    as it is).
+    as it is), `norm` that BatchNorm.
     """
 
     name: str
@@ -84,6 +84,7 @@ class Site:
     fake_quant: FakeQuantize
     hard_swish: QuantHardswish | None = None
     normal: Normal | None = None
+    norm: Norm | None = None
 
     @property
     def weight_axis(self) -> int | None:
@@ -169,6 +170,7 @@ def read_sites(prepared: fx.GraphModule) -> tuple[Site, ...]:
                 fake_quant=fake_quant,
                 hard_swish=module if isinstance(module, QuantHardswish) else None,
                 normal=weighted.normal if weighted else None,
+                norm=weighted.norm if weighted else None,
             )
         )
     return tuple(sites)
