@@ -18,6 +18,7 @@ ALLOWED: dict[str, set[str]] = {
     "qmnv3.models": {"torch"},
     "qmnv3.training": {"torch"},
     "qmnv3.quant": {"torch", "qmnv3.models", "qmnv3.ir"},
+    "qmnv3.qat": {"torch", "qmnv3.models", "qmnv3.quant", "qmnv3.ir", "qmnv3.training", "calibration"},
     "calibration": {"torch", "qmnv3.quant", "qmnv3.ir"},
     "qmnv3.ir": set(),
     "qmnv3.runs": {"qmnv3.ir"},

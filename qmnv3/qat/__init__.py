@@ -1,0 +1,1 @@
+"""Quantization-aware training: a prepared model made trainable, its schedule, and the way back."""

@@ -1,0 +1,142 @@
+"""Activations as they travel through a model in training: whole numbers of steps, and the step.
+
+A layer takes its input's scale into its weights and its own output's into its BatchNorm, both small. What is
+left to do for a large tensor is to clamp and to round, in place; the gradients of scales come out of autograd
+as those of LSQ (Esser et al. 2020), without another pass over the activations.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
+
+# Gradients of ranges sum over millions of values: a share of the batch's images tells them well enough.
+_SAMPLE = 8
+
+
+class Codes(NamedTuple):
+    """`values` times `scale` is the tensor; on a grid, values are the integers q - zero_point.
+
+    `values`: [N, C, H, W] (or [N, C]) in the model's dtype; `scale`: a scalar tensor.
+    """
+
+    values: torch.Tensor
+    scale: torch.Tensor
+
+    @property
+    def real(self) -> torch.Tensor:
+        """The tensor itself."""
+        return self.values * self.scale
+
+
+class Bounds(NamedTuple):
+    """Ends of a grid as q - zero_point: numbers, and scalar tensors through which gradients reach ranges."""
+
+    low: float
+    high: float
+    low_tensor: torch.Tensor | None = None
+    high_tensor: torch.Tensor | None = None
+
+
+def round_to_grid(steps: torch.Tensor, bounds: Bounds) -> torch.Tensor:
+    """`steps` clamped to `bounds` and rounded half to even, in place where autograd allows it.
+
+    The gradient passes where the result lies between the ends. An end's own gradient is the sum over the
+    values clamped to it, estimated on the first images of the batch.
+    """
+    return _RoundToGrid.apply(steps, *bounds)  # type: ignore[no-untyped-call,no-any-return]
+
+
+class _RoundToGrid(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        steps: torch.Tensor,
+        low: float,
+        high: float,
+        low_tensor: torch.Tensor | None,
+        high_tensor: torch.Tensor | None,
+    ) -> torch.Tensor:
+        codes = steps.clamp_(low, high).round_()
+        ctx.mark_dirty(steps)
+        ctx.save_for_backward(codes)
+        ctx.ends = low, high
+        return codes
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (codes,) = ctx.saved_tensors
+        low, high = ctx.ends
+        passed = torch.ops.aten.hardtanh_backward(gradient, codes, low, high)
+        ends = _end_gradients(gradient, codes, ctx.ends, ctx.needs_input_grad[3:5])
+        return passed, None, None, *ends
+
+
+def _end_gradients(
+    gradient: torch.Tensor, codes: torch.Tensor, ends: tuple[float, float], wanted: tuple[bool, ...]
+) -> list[torch.Tensor | None]:
+    """Sums of `gradient` over the values at each end, where wanted."""
+    if not any(wanted):
+        return [None, None]
+    first = _sample_size(codes)
+    given, shown, weight = gradient[:first], codes[:first], len(codes) / first
+    at_ends = (shown <= ends[0], shown >= ends[1])
+    return [
+        torch.where(at_end, given, 0.0).sum() * weight if want else None
+        for at_end, want in zip(at_ends, wanted, strict=True)
+    ]
+
+
+def _sample_size(values: torch.Tensor) -> int:
+    return -(-len(values) // _SAMPLE)
+
+
+def hard_swish(x: Codes, bounds: Bounds, scale: torch.Tensor, factors: torch.Tensor | None) -> torch.Tensor:
+    """Codes of h-swish(x) on the grid of `bounds` and `scale`.
+
+    With `factors` [C, 1, 1] it is a * h-swish(x / a), as equalized (`fake_quant.QuantHardswish`). The gate's
+    own rounding, finer than that of the output, is left to the frozen model.
+    """
+    return _HardSwish.apply(x.values, x.scale, scale, factors, *bounds)  # type: ignore[no-untyped-call,no-any-return]
+
+
+class _HardSwish(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        codes: torch.Tensor,
+        scale: torch.Tensor,
+        out_scale: torch.Tensor,
+        factors: torch.Tensor | None,
+        low: float,
+        high: float,
+        low_tensor: torch.Tensor | None,
+        high_tensor: torch.Tensor | None,
+    ) -> torch.Tensor:
+        inner, outer = (scale, 1.0 / out_scale) if factors is None else (scale / factors, factors / out_scale)
+        inner, outer = inner.to(codes.dtype), outer.to(codes.dtype)
+        result = F.hardswish(codes * inner, inplace=True).mul_(outer)
+        sample = result[: _sample_size(result)].clone() if ctx.needs_input_grad[2] else None
+        result.clamp_(low, high).round_()
+        ctx.save_for_backward(codes, result, inner, outer, scale, out_scale, sample)
+        ctx.ends = low, high
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        codes, result, inner, outer, scale, out_scale, sample = ctx.saved_tensors
+        passed = torch.ops.aten.hardtanh_backward(gradient, result, *ctx.ends)
+        ends = _end_gradients(gradient, result, ctx.ends, ctx.needs_input_grad[6:8])
+        out_scale_gradient = None
+        if sample is not None:
+            weight = len(result) / len(sample)
+            out_scale_gradient = -(passed[: len(sample)] * sample).sum() * weight / out_scale
+        moved = torch.ops.aten.hardswish_backward(passed, codes * inner).mul_(inner * outer)
+        scale_gradient = None
+        if ctx.needs_input_grad[1]:
+            first = _sample_size(codes)
+            scale_gradient = (moved[:first] * codes[:first]).sum() * (len(codes) / first) / scale
+        return moved, scale_gradient, out_scale_gradient, None, None, None, *ends

@@ -1,0 +1,247 @@
+"""Ranges of activations in training: fixed, or in one of three forms that follow the training."""
+
+import math
+from typing import Literal, Protocol
+
+import torch
+from torch import nn
+
+from qmnv3.ir import QParams
+from qmnv3.qat.codes import Bounds
+from qmnv3.quant.affine import asymmetric_qparams
+
+RangeForm = Literal["learned", "moving_average", "clip"]
+
+
+class ActivationRange(Protocol):
+    """The grid of one activation tensor.
+
+    `scale` and `bounds` are what a step works with; gradients reach the range through them. `observe` sees
+    the tensor's smallest and largest value while training. `numbers` are what `settle` needs as Python
+    floats: those of all ranges cross from the device at once, between steps. `freeze` ends all change.
+    """
+
+    @property
+    def scale(self) -> torch.Tensor: ...  # noqa: D102
+    @property
+    def bounds(self) -> Bounds: ...  # noqa: D102
+    @property
+    def qparams(self) -> QParams: ...  # noqa: D102
+    @property
+    def observes(self) -> bool: ...  # noqa: D102
+    def observe(self, low: torch.Tensor, high: torch.Tensor) -> None: ...  # noqa: D102
+    def numbers(self) -> torch.Tensor: ...  # noqa: D102
+    def settle(self, numbers: list[float]) -> None: ...  # noqa: D102
+    def freeze(self) -> None: ...  # noqa: D102
+
+
+def make_range(form: RangeForm, start: QParams, *, size: int, one_sided: bool, momentum: float) -> nn.Module:
+    """A range of `form` that starts as `start`; `size` is how many values the tensor has per image.
+
+    PACT's clip is for tensors without negative values (`one_sided`): others get a moving average.
+    """
+    if form == "learned":
+        return LearnedRange(start, size)
+    if form == "clip" and one_sided:
+        return ClipRange(start)
+    return MovingAverageRange(start, momentum)
+
+
+class FixedRange(nn.Module):
+    """A grid that training leaves alone: the image's, hard-sigmoid's, a floored one."""
+
+    observes = False
+
+    def __init__(self, start: QParams) -> None:
+        super().__init__()
+        self.qparams = start
+        self.bounds = _bounds(start)
+        self.scale: torch.Tensor
+        self.register_buffer("scale", torch.from_numpy(start.scale.copy()), persistent=False)
+
+    def observe(self, low: torch.Tensor, high: torch.Tensor) -> None:
+        """Nothing to learn from it."""
+
+    def numbers(self) -> torch.Tensor:
+        """None needed."""
+        return self.scale.new_empty(0)
+
+    def settle(self, numbers: list[float]) -> None:
+        """Nothing changes."""
+
+    def freeze(self) -> None:
+        """Nothing changes."""
+
+
+class LearnedRange(nn.Module):
+    """LSQ+ (Bhalgat et al. 2020): log of the scale and zero point are parameters.
+
+    Their gradients are scaled by 1 / sqrt(size * qmax) (LSQ, section 2.2), `size` being the values per image.
+    A tensor without negative values keeps its zero point at the grid's end.
+    """
+
+    observes = False
+
+    def __init__(self, start: QParams, size: int) -> None:
+        super().__init__()
+        self._start = start
+        self._slowness = 1.0 / math.sqrt(size * start.qmax)
+        self.log_scale = _range_parameter(math.log(float(start.scale)))
+        inside = start.qmin < int(start.zero_point) < start.qmax
+        zero_point = torch.tensor(float(start.zero_point))
+        self.shifts = inside and start.qmax < 2**15 - 1  # an int16 activation has zero point 0
+        if self.shifts:
+            self.zero_point = _range_parameter(float(start.zero_point))
+        else:
+            self.register_buffer("zero_point", zero_point)
+        self._settled = start
+
+    @property
+    def scale(self) -> torch.Tensor:
+        """Scalar, with gradient."""
+        return _slowed(self.log_scale, self._slowness).exp()
+
+    @property
+    def bounds(self) -> Bounds:
+        """Ends of the grid; where the zero point is learned, its gradient passes through them."""
+        plain = _bounds(self._settled)
+        if not (self.shifts and self.zero_point.requires_grad):
+            return plain
+        shift = _slowed(self.zero_point, self._slowness)
+        shift = shift - shift.detach()
+        return Bounds(plain.low, plain.high, plain.low - shift, plain.high - shift)
+
+    @property
+    def qparams(self) -> QParams:
+        """The grid as it is now."""
+        return self._settled
+
+    def observe(self, low: torch.Tensor, high: torch.Tensor) -> None:
+        """The gradient is all it goes by."""
+
+    def numbers(self) -> torch.Tensor:
+        """Log of the scale, zero point."""
+        return torch.stack([self.log_scale.detach(), self.zero_point.detach()])
+
+    def settle(self, numbers: list[float]) -> None:
+        """Round the zero point."""
+        log_scale, zero_point = numbers
+        start = self._start
+        nearest = min(max(round(zero_point), start.qmin), start.qmax)
+        self._settled = QParams.per_tensor(math.exp(log_scale), nearest, start.qmin, start.qmax)
+
+    def freeze(self) -> None:
+        """No gradients from now on."""
+        self.requires_grad_(False)
+
+
+class MovingAverageRange(nn.Module):
+    """Jacob et al. 2018, section 3: smallest and largest value, averaged exponentially over the batches."""
+
+    def __init__(self, start: QParams, momentum: float) -> None:
+        super().__init__()
+        self._start, self._momentum = start, momentum
+        low, high = start.dequantize([start.qmin, start.qmax])
+        self.low: torch.Tensor
+        self.high: torch.Tensor
+        self.scale: torch.Tensor
+        self.register_buffer("low", torch.tensor(float(low)))
+        self.register_buffer("high", torch.tensor(float(high)))
+        self.register_buffer("scale", torch.from_numpy(start.scale.copy()), persistent=False)
+        self.observes = True
+        self._settled = start
+
+    @property
+    def bounds(self) -> Bounds:
+        """Ends of the grid."""
+        return _bounds(self._settled)
+
+    @property
+    def qparams(self) -> QParams:
+        """The grid as it is now."""
+        return self._settled
+
+    @torch.no_grad()
+    def observe(self, low: torch.Tensor, high: torch.Tensor) -> None:
+        """Take in a batch's smallest and largest value."""
+        self.low.lerp_(low.to(self.low.dtype), 1.0 - self._momentum)
+        self.high.lerp_(high.to(self.high.dtype), 1.0 - self._momentum)
+
+    def numbers(self) -> torch.Tensor:
+        """Both ends."""
+        return torch.stack([self.low, self.high])
+
+    def settle(self, numbers: list[float]) -> None:
+        """The grid that covers both ends and holds 0."""
+        self._settled = asymmetric_qparams(*numbers, qmin=self._start.qmin, qmax=self._start.qmax)
+        self.scale.fill_(float(self._settled.scale))
+
+    def freeze(self) -> None:
+        """Look no more."""
+        self.observes = False
+
+
+class ClipRange(nn.Module):
+    """PACT (Choi et al. 2018): the upper end of a ReLU's range is a parameter; its gradient is that of the
+    values clipped to it.
+    """
+
+    observes = False
+
+    def __init__(self, start: QParams) -> None:
+        super().__init__()
+        self._start = start
+        self.log_clip = _range_parameter(math.log(float(start.scale) * (start.qmax - start.qmin)))
+        self._settled = start
+
+    @property
+    def scale(self) -> torch.Tensor:
+        """Scalar, without gradient."""
+        return self.log_clip.detach().exp() / (self._start.qmax - self._start.qmin)
+
+    @property
+    def bounds(self) -> Bounds:
+        """Ends of the grid; the gradient passes through the upper one."""
+        plain = _bounds(self._settled)
+        if not self.log_clip.requires_grad:
+            return plain
+        grown = (self.log_clip - self.log_clip.detach()).exp()
+        return Bounds(plain.low, plain.high, None, plain.high * grown)
+
+    @property
+    def qparams(self) -> QParams:
+        """The grid as it is now."""
+        return self._settled
+
+    def observe(self, low: torch.Tensor, high: torch.Tensor) -> None:
+        """The gradient is all it goes by."""
+
+    def numbers(self) -> torch.Tensor:
+        """Log of the upper end."""
+        return self.log_clip.detach()[None]
+
+    def settle(self, numbers: list[float]) -> None:
+        """The grid from 0 to the upper end."""
+        start = self._start
+        scale = math.exp(numbers[0]) / (start.qmax - start.qmin)
+        self._settled = QParams.per_tensor(scale, start.qmin, start.qmin, start.qmax)
+
+    def freeze(self) -> None:
+        """No gradients from now on."""
+        self.requires_grad_(False)
+
+
+def _bounds(qparams: QParams) -> Bounds:
+    zero_point = int(qparams.zero_point)
+    return Bounds(float(qparams.qmin - zero_point), float(qparams.qmax - zero_point))
+
+
+def _range_parameter(value: float) -> nn.Parameter:
+    parameter = nn.Parameter(torch.tensor(value))
+    parameter.quant_range = True  # type: ignore[attr-defined]  # a parameter group of its own
+    return parameter
+
+
+def _slowed(parameter: torch.Tensor, slowness: float) -> torch.Tensor:
+    """`parameter` itself, its gradient times `slowness`."""
+    return parameter * slowness + parameter.detach() * (1.0 - slowness)

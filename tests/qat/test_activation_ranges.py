@@ -1,0 +1,70 @@
+"""The three forms of a range, worked by hand."""
+
+import math
+
+import pytest
+import torch
+
+from qmnv3.ir import QParams
+from qmnv3.qat.codes import round_to_grid
+from qmnv3.qat.ranges import ClipRange, FixedRange, LearnedRange, MovingAverageRange, make_range
+
+START = QParams.per_tensor(0.1, -28)
+
+
+def settle(grid: LearnedRange | MovingAverageRange | ClipRange) -> None:
+    grid.settle(grid.numbers().tolist())
+
+
+def test_moving_average_takes_in_each_batchs_ends() -> None:
+    grid = MovingAverageRange(START, momentum=0.9)
+    assert (float(grid.low), float(grid.high)) == pytest.approx((-10.0, 15.5))
+    grid.observe(torch.tensor(-20.0), torch.tensor(5.5))
+    settle(grid)
+    assert (float(grid.low), float(grid.high)) == pytest.approx((-11.0, 14.5))
+    assert float(grid.scale) == pytest.approx(25.5 / 255) and int(grid.qparams.zero_point) == -18
+    assert grid.bounds[:2] == (-110.0, 145.0)
+
+
+def test_a_learned_zero_point_is_rounded_and_stays_in_the_grid() -> None:
+    grid = LearnedRange(START, size=100)
+    with torch.no_grad():
+        grid.zero_point.add_(2.6)
+        grid.log_scale.add_(math.log(2.0))
+    settle(grid)
+    assert int(grid.qparams.zero_point) == -25 and float(grid.qparams.scale) == pytest.approx(0.2)
+    with torch.no_grad():
+        grid.zero_point.fill_(900.0)
+    settle(grid)
+    assert int(grid.qparams.zero_point) == 127
+
+
+def test_a_tensor_without_negative_values_keeps_its_zero_point() -> None:
+    grid = LearnedRange(QParams.per_tensor(0.1, -128), size=100)
+    assert [name for name, _ in grid.named_parameters()] == ["log_scale"]
+    assert grid.bounds[:2] == (0.0, 255.0)
+
+
+def test_the_gradient_of_pacts_clip_is_that_of_the_clipped_values() -> None:
+    """Clip 25.5: of 1, 30 and 40 the last two are clipped; d sum / d log(clip) = 2 * 25.5."""
+    grid = ClipRange(QParams.per_tensor(0.1, -128))
+    x = torch.tensor([[1.0, 30.0, 40.0]])
+    real = round_to_grid(x / grid.scale, grid.bounds) * grid.scale
+    real.sum().backward()
+    assert real[0].tolist() == pytest.approx([1.0, 25.5, 25.5])
+    assert float(grid.log_clip.grad) == pytest.approx(51.0)
+
+
+def test_a_frozen_range_no_longer_changes() -> None:
+    learned, clip, average = LearnedRange(START, 100), ClipRange(START), MovingAverageRange(START, 0.9)
+    for grid in (learned, clip, average):
+        grid.freeze()
+    assert not any(p.requires_grad for grid in (learned, clip) for p in grid.parameters())
+    assert learned.bounds.low_tensor is None and clip.bounds.high_tensor is None
+    assert not average.observes
+
+
+def test_pacts_clip_is_for_one_sided_tensors_only() -> None:
+    made = [make_range("clip", START, size=4, one_sided=side, momentum=0.9) for side in (True, False)]
+    assert [type(grid) for grid in made] == [ClipRange, MovingAverageRange]
+    assert FixedRange(START).qparams == START

@@ -1,0 +1,87 @@
+"""Rounding and its gradients against torch's own fake-quantization operators."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from qmnv3.qat.codes import Bounds, Codes, hard_swish, round_to_grid
+
+# Positive: torch rounds a negative zero point -20.0 of its learnable operator to -19.
+SCALE, ZERO_POINT = 0.05, 20
+LOW, HIGH = -128 - ZERO_POINT, 127 - ZERO_POINT
+
+
+def steps(images: int = 1) -> torch.Tensor:
+    """Values inside and outside the grid, none in an end's own bin: torch lets the gradient pass there."""
+    x = torch.randn(images, 6, 5, 5, generator=torch.Generator().manual_seed(0)) * 90.0
+    at_end = (x.round() == LOW) | (x.round() == HIGH)
+    return torch.where(at_end, x + 1.7, x)
+
+
+def test_rounding_and_its_gradient_are_torchs() -> None:
+    real = (steps() * SCALE).requires_grad_()
+    weight = torch.randn_like(real)
+    expected = torch.fake_quantize_per_tensor_affine(real, SCALE, ZERO_POINT, -128, 127)
+    (expected * weight).sum().backward()
+
+    ours = steps().requires_grad_()
+    codes = round_to_grid(ours * 1.0, Bounds(LOW, HIGH))
+    (codes * weight).sum().backward()
+
+    torch.testing.assert_close(codes * SCALE, expected)
+    assert ours.grad is not None and real.grad is not None
+    assert torch.equal(ours.grad, real.grad)
+    assert 0 < int((ours.grad == 0).sum()) < ours.numel()
+
+
+def test_gradients_of_scale_and_zero_point_are_those_of_lsq_plus() -> None:
+    x = steps() * SCALE
+    weight = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+    scale, zero_point = (
+        torch.tensor([SCALE]).requires_grad_(),
+        torch.tensor([float(ZERO_POINT)]).requires_grad_(),
+    )
+    expected = torch._fake_quantize_learnable_per_tensor_affine(x, scale, zero_point, -128, 127, 1.0)
+    (expected * weight).sum().backward()
+
+    ours, shift = torch.tensor(SCALE).requires_grad_(), torch.tensor(float(ZERO_POINT)).requires_grad_()
+    moved = shift - shift.detach()
+    codes = Codes(round_to_grid(x / ours, Bounds(LOW, HIGH, LOW - moved, HIGH - moved)), ours)
+    (codes.real * weight).sum().backward()
+
+    torch.testing.assert_close(ours.grad, scale.grad[0], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(shift.grad, zero_point.grad[0], rtol=1e-4, atol=1e-4)
+
+
+def test_an_end_counts_its_clipped_values_on_a_share_of_the_images() -> None:
+    """16 images, the first 2 are looked at: 3 values above in each, so 48 are expected in all."""
+    x = torch.zeros(16, 1, 2, 2)
+    x[:, 0, 0, :] = 300.0
+    x[:, 0, 1, 0] = 300.0
+    high = torch.tensor(255.0, requires_grad=True)
+    round_to_grid(x.clone(), Bounds(0.0, 255.0, None, high)).sum().backward()
+    assert float(high.grad) == 48.0
+
+
+@pytest.mark.parametrize("equalized", [False, True])
+def test_hard_swish_has_the_value_and_gradients_of_its_parts(equalized: bool) -> None:
+    generator = torch.Generator().manual_seed(2)
+    codes = torch.randint(-60, 190, (1, 4, 7, 7), generator=generator).float()
+    weight = torch.randn(codes.shape, generator=generator)
+    factors = torch.tensor([0.5, 1.0, 2.0, 3.0]).reshape(-1, 1, 1) if equalized else None
+    results = []
+    for ours in (True, False):
+        x, scale, out = codes.clone().requires_grad_(), torch.tensor(0.05), torch.tensor(0.031)
+        scale.requires_grad_(), out.requires_grad_()
+        if ours:
+            y = hard_swish(Codes(x, scale), Bounds(-12.0, 243.0), out, factors)
+        else:
+            a = 1.0 if factors is None else factors
+            real = F.hardswish(x * scale / a) * a / out
+            whole = real.detach().round().clamp(-12.0, 243.0)
+            inside = (whole > -12.0) & (whole < 243.0)
+            y = torch.where(inside, real + (whole - real.detach()), whole)
+        (y * weight).sum().backward()
+        results.append((y.detach(), x.grad, scale.grad, out.grad))
+    for mine, expected in zip(*results, strict=True):
+        torch.testing.assert_close(mine, expected, rtol=1e-4, atol=1e-4)
