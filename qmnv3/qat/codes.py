@@ -31,19 +31,22 @@ class Codes(NamedTuple):
 
 
 class Bounds(NamedTuple):
-    """Ends of a grid as q - zero_point: numbers, and scalar tensors through which gradients reach ranges."""
+    """Ends of a grid as q - zero_point: numbers, and scalar tensors through which gradients reach ranges.
+
+    `shift` (of value 0) moves both ends, `stretch` (of value `high`) the upper one.
+    """
 
     low: float
     high: float
-    low_tensor: torch.Tensor | None = None
-    high_tensor: torch.Tensor | None = None
+    shift: torch.Tensor | None = None
+    stretch: torch.Tensor | None = None
 
 
 def round_to_grid(steps: torch.Tensor, bounds: Bounds) -> torch.Tensor:
     """`steps` clamped to `bounds` and rounded half to even, in place where autograd allows it.
 
-    The gradient passes where the result lies between the ends. An end's own gradient is the sum over the
-    values clamped to it, estimated on the first images of the batch.
+    The gradient passes where the result lies between the ends. That of an end is the sum over the values
+    clamped to it, estimated on the first images of the batch.
     """
     return _RoundToGrid.apply(steps, *bounds)  # type: ignore[no-untyped-call,no-any-return]
 
@@ -55,8 +58,8 @@ class _RoundToGrid(torch.autograd.Function):
         steps: torch.Tensor,
         low: float,
         high: float,
-        low_tensor: torch.Tensor | None,
-        high_tensor: torch.Tensor | None,
+        shift: torch.Tensor | None,
+        stretch: torch.Tensor | None,
     ) -> torch.Tensor:
         codes = steps.clamp_(low, high).round_()
         ctx.mark_dirty(steps)
@@ -70,23 +73,19 @@ class _RoundToGrid(torch.autograd.Function):
         (codes,) = ctx.saved_tensors
         low, high = ctx.ends
         passed = torch.ops.aten.hardtanh_backward(gradient, codes, low, high)
-        ends = _end_gradients(gradient, codes, ctx.ends, ctx.needs_input_grad[3:5])
+        ends = _end_gradients(gradient, passed, codes, high, ctx.needs_input_grad[3:5])
         return passed, None, None, *ends
 
 
 def _end_gradients(
-    gradient: torch.Tensor, codes: torch.Tensor, ends: tuple[float, float], wanted: tuple[bool, ...]
-) -> list[torch.Tensor | None]:
-    """Sums of `gradient` over the values at each end, where wanted."""
-    if not any(wanted):
-        return [None, None]
+    gradient: torch.Tensor, passed: torch.Tensor, codes: torch.Tensor, high: float, wanted: tuple[bool, ...]
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Gradients of `Bounds.shift` and `.stretch`, where wanted."""
     first = _sample_size(codes)
-    given, shown, weight = gradient[:first], codes[:first], len(codes) / first
-    at_ends = (shown <= ends[0], shown >= ends[1])
-    return [
-        torch.where(at_end, given, 0.0).sum() * weight if want else None
-        for at_end, want in zip(at_ends, wanted, strict=True)
-    ]
+    given, weight = gradient[:first], len(codes) / first
+    shift = (given.sum() - passed[:first].sum()) * weight if wanted[0] else None
+    stretch = given[codes[:first] >= high].sum() * weight if wanted[1] else None
+    return shift, stretch
 
 
 def _sample_size(values: torch.Tensor) -> int:
@@ -112,8 +111,8 @@ class _HardSwish(torch.autograd.Function):
         factors: torch.Tensor | None,
         low: float,
         high: float,
-        low_tensor: torch.Tensor | None,
-        high_tensor: torch.Tensor | None,
+        shift: torch.Tensor | None,
+        stretch: torch.Tensor | None,
     ) -> torch.Tensor:
         inner, outer = (scale, 1.0 / out_scale) if factors is None else (scale / factors, factors / out_scale)
         inner, outer = inner.to(codes.dtype), outer.to(codes.dtype)
@@ -129,7 +128,7 @@ class _HardSwish(torch.autograd.Function):
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         codes, result, inner, outer, scale, out_scale, sample = ctx.saved_tensors
         passed = torch.ops.aten.hardtanh_backward(gradient, result, *ctx.ends)
-        ends = _end_gradients(gradient, result, ctx.ends, ctx.needs_input_grad[6:8])
+        ends = _end_gradients(gradient, passed, result, ctx.ends[1], ctx.needs_input_grad[6:8])
         out_scale_gradient = None
         if sample is not None:
             weight = len(result) / len(sample)

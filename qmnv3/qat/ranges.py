@@ -107,9 +107,8 @@ class LearnedRange(nn.Module):
         plain = _bounds(self._settled)
         if not (self.shifts and self.zero_point.requires_grad):
             return plain
-        shift = _slowed(self.zero_point, self._slowness)
-        shift = shift - shift.detach()
-        return Bounds(plain.low, plain.high, plain.low - shift, plain.high - shift)
+        zero_point = _slowed(self.zero_point, self._slowness)
+        return plain._replace(shift=zero_point.detach() - zero_point)
 
     @property
     def qparams(self) -> QParams:
@@ -205,8 +204,7 @@ class ClipRange(nn.Module):
         plain = _bounds(self._settled)
         if not self.log_clip.requires_grad:
             return plain
-        grown = (self.log_clip - self.log_clip.detach()).exp()
-        return Bounds(plain.low, plain.high, None, plain.high * grown)
+        return plain._replace(stretch=plain.high * (self.log_clip - self.log_clip.detach()).exp())
 
     @property
     def qparams(self) -> QParams:

@@ -47,7 +47,7 @@ class Output(nn.Module):
         """The grid's ends, as far as the activation reaches."""
         bounds = self.grid.bounds
         if self.activation in ("relu", "relu6", "hard_sigmoid"):
-            bounds = Bounds(max(bounds.low, 0.0), bounds.high, None, bounds.high_tensor)
+            bounds = Bounds(max(bounds.low, 0.0), bounds.high, None, bounds.stretch)
         if self.activation == "relu6":
             six = float(round(6.0 / float(self.grid.qparams.scale)))
             if six < bounds.high:

@@ -60,7 +60,7 @@ def test_a_frozen_range_no_longer_changes() -> None:
     for grid in (learned, clip, average):
         grid.freeze()
     assert not any(p.requires_grad for grid in (learned, clip) for p in grid.parameters())
-    assert learned.bounds.low_tensor is None and clip.bounds.high_tensor is None
+    assert learned.bounds.shift is None and clip.bounds.stretch is None
     assert not average.observes
 
 

@@ -45,8 +45,7 @@ def test_gradients_of_scale_and_zero_point_are_those_of_lsq_plus() -> None:
     (expected * weight).sum().backward()
 
     ours, shift = torch.tensor(SCALE).requires_grad_(), torch.tensor(float(ZERO_POINT)).requires_grad_()
-    moved = shift - shift.detach()
-    codes = Codes(round_to_grid(x / ours, Bounds(LOW, HIGH, LOW - moved, HIGH - moved)), ours)
+    codes = Codes(round_to_grid(x / ours, Bounds(LOW, HIGH, shift.detach() - shift)), ours)
     (codes.real * weight).sum().backward()
 
     torch.testing.assert_close(ours.grad, scale.grad[0], rtol=1e-4, atol=1e-4)
