@@ -17,7 +17,8 @@ from calibration.config import PtqConfig
 from calibration.ptq import calibrate
 from qmnv3.models.network import build_model
 from qmnv3.preprocessing import Preprocessing
-from qmnv3.qat.model import Forms, QatModel
+from qmnv3.qat.config import FormsConfig
+from qmnv3.qat.model import QatModel
 from qmnv3.training.memory import keep_freed_memory
 
 Step = Callable[[], None]
@@ -97,7 +98,7 @@ def _qat_model(setting: Setting) -> QatModel:
     spec = Preprocessing(setting.resolution, max(256, setting.resolution), (0.5,) * 3, (0.5,) * 3)
     config = PtqConfig(level=0, images=4)
     prepared = calibrate(build_model(setting.model), spec, lambda: iter([batch]), config).model
-    model = QatModel(prepared, Forms())
+    model = QatModel(prepared, FormsConfig())
     model.quantize(True)
     return model
 

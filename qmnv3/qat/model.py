@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -11,21 +11,13 @@ from torch import fx, nn
 from qmnv3.errors import PrepareError
 from qmnv3.qat import steps
 from qmnv3.qat.codes import Codes
-from qmnv3.qat.ranges import ActivationRange, FixedRange, RangeForm, make_range
+from qmnv3.qat.config import FormsConfig
+from qmnv3.qat.ranges import ActivationRange, FixedRange, make_range
 from qmnv3.qat.steps import LayerStep, Output, Step
-from qmnv3.qat.weights import WeightForm, WeightRange
+from qmnv3.qat.weights import WeightRange
 from qmnv3.quant.affine import INT4_MAX, INT8_MAX
 from qmnv3.quant.fold import Norm
 from qmnv3.quant.sites import Site, output_site, read_sites
-
-
-@dataclass(frozen=True)
-class Forms:
-    """How ranges follow the training; `momentum` is the weight of the past in a moving average."""
-
-    activations: RangeForm = "learned"
-    weights: WeightForm = "absmax"
-    momentum: float = 0.99
 
 
 class QatModel(nn.Module):
@@ -35,13 +27,14 @@ class QatModel(nn.Module):
     after every optimizer step.
     """
 
-    def __init__(self, prepared: fx.GraphModule, forms: Forms, fixed: Collection[str] = ()) -> None:
+    def __init__(self, prepared: fx.GraphModule, forms: FormsConfig, fixed: Collection[str] = ()) -> None:
         """`fixed` names sites whose grids must not change. PrepareError for a site without a grid."""
         super().__init__()
         sites = read_sites(prepared)
         self._inputs = {site.name: site.inputs for site in sites}
         self._last_use = {name: site.name for site in sites for name in site.inputs}
         self._output = output_site(prepared)
+        self._factors = {site.name: site.fake_quant.factors for site in sites}
         self.steps = nn.ModuleDict()
         self._keys = {site.name: site.name.replace(".", "_") for site in sites}
         for site in sites:
@@ -53,14 +46,29 @@ class QatModel(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """[N, 3, H, W], normalised, to logits [N, classes]."""
+        return self.features(images)[0]
+
+    def features(
+        self, images: torch.Tensor, sites: Collection[str] = ()
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Logits, and the tensors at `sites` in the float model's units."""
+        kept: dict[str, torch.Tensor] = {}
         values: dict[str, Codes] = {}
         for name, step in self.named_steps():
             inputs = self._inputs[name]
             values[name] = step(*(values[given] for given in inputs)) if inputs else step(images)
+            if name in sites:
+                kept[name] = self._in_float_units(name, values[name].real)
             for given in set(inputs):
                 if self._last_use[given] == name:
                     del values[given]
-        return values[self._output].real.flatten(1)
+        return values[self._output].real.flatten(1), kept
+
+    def _in_float_units(self, name: str, value: torch.Tensor) -> torch.Tensor:
+        factors = self._factors[name]
+        if factors is None:
+            return value
+        return value / factors.to(value.device).reshape(-1, *[1] * (value.dim() - 2))
 
     def quantize(self, enabled: bool) -> None:
         """Switch rounding on or off."""
@@ -120,7 +128,7 @@ class QatModel(nn.Module):
         return ((name, cast(Step, self.steps[key])) for name, key in self._keys.items())
 
 
-def _output(site: Site, sites: tuple[Site, ...], forms: Forms, fixed: bool) -> Output:
+def _output(site: Site, sites: tuple[Site, ...], forms: FormsConfig, fixed: bool) -> Output:
     start = site.fake_quant.qparams
     assert start is not None
     activation = site.kind if site.kind in ("relu", "relu6", "hard_sigmoid") else site.activation
@@ -140,7 +148,7 @@ def _output(site: Site, sites: tuple[Site, ...], forms: Forms, fixed: bool) -> O
     return Output(grid, activation, floor)  # type: ignore[arg-type]
 
 
-def _step(site: Site, output: Output, forms: Forms) -> Step:
+def _step(site: Site, output: Output, forms: FormsConfig) -> Step:
     if site.kind == "layer":
         return _layer_step(site, output, forms)
     if site.hard_swish is not None:
@@ -157,7 +165,7 @@ def _step(site: Site, output: Output, forms: Forms) -> Step:
     return kinds[site.kind](output)
 
 
-def _layer_step(site: Site, output: Output, forms: Forms) -> LayerStep:
+def _layer_step(site: Site, output: Output, forms: FormsConfig) -> LayerStep:
     layer, quantizer = site.layer, site.weight_fake_quant
     assert layer is not None and quantizer is not None
     qmax = INT8_MAX if quantizer.bits == 8 else INT4_MAX

@@ -1,16 +1,15 @@
 """Ranges of activations in training: fixed, or in one of three forms that follow the training."""
 
 import math
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import nn
 
 from qmnv3.ir import QParams
 from qmnv3.qat.codes import Bounds
+from qmnv3.qat.config import RangeForm
 from qmnv3.quant.affine import asymmetric_qparams
-
-RangeForm = Literal["learned", "moving_average", "clip"]
 
 
 class ActivationRange(Protocol):

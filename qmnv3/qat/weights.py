@@ -1,12 +1,13 @@
 """Weights in training: rounded to their grid in the forward pass, whole in the backward pass."""
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-WeightForm = Literal["absmax", "learned"]
+from qmnv3.qat.config import WeightForm
+
 _TINY = 1e-12
 
 

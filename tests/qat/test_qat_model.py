@@ -13,7 +13,8 @@ from calibration.freeze import freeze
 from calibration.ptq import Calibration, calibrate
 from qmnv3.models.network import build_model
 from qmnv3.preprocessing import Preprocessing
-from qmnv3.qat.model import Forms, QatModel
+from qmnv3.qat.config import FormsConfig
+from qmnv3.qat.model import QatModel
 from qmnv3.quant.fake_quant import fake_quant
 
 # Float32 sums in another order: BatchNorm's factors are folded in and taken out again.
@@ -49,7 +50,7 @@ def relative(ours: torch.Tensor, expected: torch.Tensor) -> float:
 def test_without_rounding_it_is_the_float_model_in_eval_and_in_training(name: str) -> None:
     """Running statistics included, after two batches. torchao fails this: pytorch/ao#4107, #2980."""
     model = randomize(build_model(name, dropout=0.0))
-    trainable = QatModel(calibrated(model, 64).model, Forms())
+    trainable = QatModel(calibrated(model, 64).model, FormsConfig())
     trainable.quantize(False)
     x = images(4, 64, seed=1)
     with torch.no_grad():
@@ -64,7 +65,7 @@ def test_equalized_and_with_corrected_biases_it_starts_as_the_frozen_model() -> 
     """Up to values that lie exactly between two grid points."""
     calibration = calibrated(tiny(), 64, level=3)
     assert calibration.to_json()["equalization"]
-    trainable = QatModel(calibration.model, Forms()).eval()
+    trainable = QatModel(calibration.model, FormsConfig()).eval()
     trainable.quantize(True)
     assert quantization_gap(trainable, calibration.model, calibration.parent) < 0.2
 
@@ -81,11 +82,15 @@ def quantization_gap(trainable: nn.Module, frozen: fx.GraphModule, parent: nn.Mo
 
 @pytest.mark.parametrize(
     "forms",
-    [Forms("learned", "learned"), Forms("moving_average"), Forms("clip")],
+    [
+        FormsConfig(weights="learned"),
+        FormsConfig(activations="moving_average"),
+        FormsConfig(activations="clip"),
+    ],
     ids=["learned", "moving_average", "clip"],
 )
 @pytest.mark.parametrize("granularity", ["per_channel", "per_tensor"])
-def test_what_was_trained_is_what_the_frozen_model_computes(forms: Forms, granularity: str) -> None:
+def test_what_was_trained_is_what_the_frozen_model_computes(forms: FormsConfig, granularity: str) -> None:
     model = tiny()
     batch = images(16, 64).permute(0, 2, 3, 1).numpy().astype(np.float32)
     config = PtqConfig.model_validate({"level": 0, "images": 16, "weights": {"granularity": granularity}})
@@ -115,7 +120,7 @@ def test_what_was_trained_is_what_the_frozen_model_computes(forms: Forms, granul
 
 
 def test_frozen_batch_norm_no_longer_follows_the_batches() -> None:
-    trainable = QatModel(calibrated(tiny(), 64).model, Forms()).eval()
+    trainable = QatModel(calibrated(tiny(), 64).model, FormsConfig()).eval()
     trainable.quantize(True)
     x = images(4, 64)
     with torch.no_grad():
