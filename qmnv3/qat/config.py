@@ -31,8 +31,8 @@ class QatScheduleConfig(_Strict):
     """When what happens, as shares of all training steps.
 
     Rounding starts after `quantize_after`. BatchNorm takes its statistics from the batches until
-    `freeze_batch_norm_after`, ranges change until `freeze_ranges_after`. `damping` draws weights to the middle
-    of their bins, more and more along a cosine up to this strength (Nagel et al. 2022). With
+    `freeze_batch_norm_after`, ranges change until `freeze_ranges_after`. `damping` draws weights to the
+    middle of their bins, more and more along a cosine up to this strength (Nagel et al. 2022). With
     `reestimate_batches` BatchNorm's statistics are taken anew at the end, from so many batches.
     """
 
@@ -53,8 +53,8 @@ class DistillationConfig(_Strict):
     """What the float parent teaches: `weight` of the loss is KL(parent, model) at the logits, divided by
     `temperature`; the rest is the labels' cross-entropy. Without labels all of it is the parent's.
 
-    `features` are names of sites (`qmnv3 inspect`) whose tensors should be the parent's too; their mean square
-    errors, relative to the parent's mean square, count `feature_weight` each.
+    `features` are names of sites (`qmnv3 inspect`) whose tensors should be the parent's too; their mean
+    square errors, relative to the parent's mean square, count `feature_weight` each.
     """
 
     weight: Share = 0.5

@@ -1,0 +1,113 @@
+"""What the training loop trains in quantization-aware training."""
+
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import fx
+
+from calibration.freeze import FlooredScale, freeze
+from qmnv3.qat.config import DistillationConfig, QatScheduleConfig
+from qmnv3.qat.distillation import Teacher, feature_loss, logits_loss
+from qmnv3.qat.model import QatModel
+
+
+class QatTask:
+    """A `QatModel`, its schedule over `total_steps` optimizer steps, and its loss.
+
+    Where in the schedule it is follows from the step alone. `labelled` says whether labels are classes of the
+    model; without labels and without a `teacher` there is nothing to learn from.
+    """
+
+    def __init__(
+        self,
+        model: QatModel,
+        schedule: QatScheduleConfig,
+        distillation: DistillationConfig,
+        *,
+        teacher: Teacher | None,
+        labelled: bool,
+        total_steps: int,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        self.model = model
+        self._schedule, self._distillation = schedule, distillation
+        self._teacher = teacher
+        self._taught = (distillation.weight if labelled else 1.0) if teacher is not None else 0.0
+        self._total = total_steps
+        self._smoothing = label_smoothing
+
+    def loss(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean loss of the batch, and logits."""
+        logits, features = self.model.features(images, self._distillation.features)
+        loss = torch.zeros((), device=logits.device)
+        if self._taught < 1.0:
+            own = F.cross_entropy(logits.float(), labels, label_smoothing=self._smoothing)
+            loss = loss + (1.0 - self._taught) * own
+        if self._teacher is not None and self._taught > 0.0:
+            lesson = self._teacher(images)
+            taught = logits_loss(logits, lesson.logits, self._distillation.temperature)
+            loss = loss + self._taught * taught
+            for name, feature in features.items():
+                loss = loss + self._distillation.feature_weight * feature_loss(feature, lesson.features[name])
+        return loss, logits
+
+    def before_step(self, step: int, steps_per_epoch: int) -> None:
+        """Bring grids up to date and switch on what is due at `step`."""
+        schedule, done = self._schedule, step / max(1, self._total)
+        self.model.settle()
+        self.model.quantize(done >= schedule.quantize_after)
+        if done >= schedule.freeze_batch_norm_after:
+            self.model.freeze_batch_norm()
+        if done >= schedule.freeze_ranges_after:
+            self.model.freeze_ranges()
+        if schedule.damping:
+            self.model.damp(schedule.damping * (1.0 - math.cos(math.pi * done)) / 2.0)
+
+    def extra_state(self) -> dict[str, torch.Tensor]:
+        """Everything is in the model's state."""
+        return {}
+
+    def load_extra_state(self, state: dict[str, torch.Tensor]) -> None:
+        """Nothing to load."""
+
+
+@torch.no_grad()
+def reestimate_batch_norm(model: QatModel, batches: Iterable[torch.Tensor]) -> None:
+    """Take BatchNorm's running statistics anew: their plain means over `batches` [N, 3, H, W]."""
+    with _averaging(model):
+        for images in batches:
+            model(images)
+
+
+@contextmanager
+def _averaging(model: QatModel) -> Iterator[None]:
+    norms = [layer.norm for layer in model.layers() if layer.norm is not None]
+    folds = [layer.folds for layer in model.layers()]
+    momenta = [norm.momentum for norm in norms]
+    was_training = model.training
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a cumulative average
+    for layer in model.layers():
+        layer.folds = False
+    model.train()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        for layer, fold in zip(model.layers(), folds, strict=True):
+            layer.folds = fold
+
+
+def freeze_trained(model: QatModel, prepared: fx.GraphModule) -> tuple[FlooredScale, ...]:
+    """Give `prepared`, which `model` was made from, what was learned; as calibration freezes scales.
+
+    `qmnv3.quant.convert` then takes it as it takes a calibrated one. Returns the floored scales.
+    """
+    model.settle()
+    return freeze(prepared, model.write(prepared))
