@@ -22,6 +22,7 @@ def list_recipes() -> tuple[str, ...]:
 def load_recipe(name: str, model: type[Config], **overrides: Any) -> Config:
     """Read a shipped recipe by name or a YAML file by path into `model`; `overrides` win when not None.
 
+    An override's key may name a value of a section, "section.key".
     Raises RecipeError naming file, key and the nearest valid name.
     """
     path = FOLDER / f"{name}.yaml" if name in list_recipes() else Path(name)
@@ -37,11 +38,23 @@ def load_recipe(name: str, model: type[Config], **overrides: Any) -> Config:
         raise RecipeError(f"{path}: not valid YAML ({_problem(error)})") from error
     if not isinstance(value, dict):
         raise RecipeError(f"{path}: must hold keys and values, found {type(value).__name__}")
-    value |= {key: item for key, item in overrides.items() if item is not None}
+    for key, item in overrides.items():
+        if item is not None:
+            _override(value, key.split("."), item)
     try:
         return model.model_validate(value)
     except ValidationError as error:
         raise RecipeError(f"{path}: {_describe(error, model)}") from error
+
+
+def _override(value: dict[str, Any], keys: list[str], item: Any) -> None:
+    *sections, last = keys
+    for section in sections:
+        inner = value.setdefault(section, {})
+        if not isinstance(inner, dict):
+            return  # validation will name it
+        value = inner
+    value[last] = item
 
 
 def _problem(error: Exception) -> str:

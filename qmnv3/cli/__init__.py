@@ -24,6 +24,7 @@ app = typer.Typer(
 COMMANDS: dict[str, str] = {
     "quickstart": "qmnv3.cli.quickstart",
     "info": "qmnv3.cli.info",
+    "train": "qmnv3.cli.train",
     "ptq": "qmnv3.cli.ptq",
     "sensitivity": "qmnv3.cli.sensitivity",
     "inspect": "qmnv3.cli.inspect",

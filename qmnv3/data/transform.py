@@ -8,7 +8,7 @@ from qmnv3.preprocessing import Preprocessing
 
 FloatImage = npt.NDArray[np.float32]
 
-_RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
 def preprocess(image: npt.NDArray[np.uint8], spec: Preprocessing) -> FloatImage:
@@ -17,9 +17,13 @@ def preprocess(image: npt.NDArray[np.uint8], spec: Preprocessing) -> FloatImage:
     The short side is scaled to `spec.resize` with an antialiased filter, except that an image whose short
     side already lies in [resolution, resize] is only cropped: such sets were resized when they were made.
     """
-    cropped = _centre_crop(_resize_short_side(image, spec), spec.resolution)
+    return normalise(_centre_crop(_resize_short_side(image, spec), spec.resolution), spec)
+
+
+def normalise(image: npt.NDArray[np.uint8], spec: Preprocessing) -> FloatImage:
+    """uint8 RGB to float32, `(pixel / 255 - mean) / std` per channel."""
     mean, std = np.asarray(spec.mean, np.float32), np.asarray(spec.std, np.float32)
-    normalised: FloatImage = (cropped.astype(np.float32) / np.float32(255) - mean) / std
+    normalised: FloatImage = (image.astype(np.float32) / np.float32(255) - mean) / std
     return normalised
 
 
@@ -30,7 +34,7 @@ def _resize_short_side(image: npt.NDArray[np.uint8], spec: Preprocessing) -> npt
         return image
     # The long side rounds down, as torchvision's Resize does.
     size = (width * spec.resize // short, height * spec.resize // short)
-    return np.asarray(Image.fromarray(image).resize(size, _RESAMPLING[spec.interpolation]))
+    return np.asarray(Image.fromarray(image).resize(size, RESAMPLING[spec.interpolation]))
 
 
 def _centre_crop(image: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:

@@ -4,6 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from calibration.config import PtqConfig
+from qmnv3.training.config import TrainConfig
+
 RangeForm = Literal["learned", "moving_average", "clip"]
 WeightForm = Literal["absmax", "learned"]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -61,3 +64,13 @@ class DistillationConfig(_Strict):
     temperature: Annotated[float, Field(gt=0)] = 1.0
     features: tuple[str, ...] = ()
     feature_weight: Annotated[float, Field(ge=0)] = 1.0
+
+
+class QatConfig(_Strict):
+    """A whole QAT recipe: training starts from what `calibration` gives, equalization and ranges included."""
+
+    calibration: PtqConfig = PtqConfig()
+    forms: FormsConfig = FormsConfig()
+    schedule: QatScheduleConfig = QatScheduleConfig()
+    distillation: DistillationConfig = DistillationConfig()
+    training: TrainConfig = TrainConfig()

@@ -66,13 +66,6 @@ class QatTask:
         if schedule.damping:
             self.model.damp(schedule.damping * (1.0 - math.cos(math.pi * done)) / 2.0)
 
-    def extra_state(self) -> dict[str, torch.Tensor]:
-        """Everything is in the model's state."""
-        return {}
-
-    def load_extra_state(self, state: dict[str, torch.Tensor]) -> None:
-        """Nothing to load."""
-
 
 @torch.no_grad()
 def reestimate_batch_norm(model: QatModel, batches: Iterable[torch.Tensor]) -> None:

@@ -1,0 +1,63 @@
+"""`qmnv3 train`: train a float model on a folder of images."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+EXAMPLES = """
+Train a float model on DIR/train/<class>/<image>, validating on DIR/val.
+
+Writes OUT/model.safetensors, which `qmnv3 ptq` and `qmnv3 qat` take as --weights, OUT/log.jsonl and
+checkpoints. A killed run goes on with --resume and ends with the same weights. Recipes: v3_modern, v3_paper
+(section 6.1.1).
+
+**Examples**
+
+    qmnv3 train --model small --data imagenette/ --resolution 128 --out runs/small_float
+
+    qmnv3 train --model small --weights backbone.safetensors --data imagenette/ --out runs/tuned --epochs 5
+
+    qmnv3 train --model large --data imagenet/ --recipe v3_paper --device cuda --out runs/large_float
+
+    qmnv3 train --model small --data imagenette/ --resolution 128 --out runs/small_float --resume
+"""
+
+
+def command(
+    model: Annotated[str, typer.Option(help="large, small, v2, ...")],
+    data: Annotated[Path, typer.Option(help="Folder with train/<class>/<image> and val/.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    val: Annotated[Path | None, typer.Option(help="Validation folder; default DATA/val.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Checkpoint to start from, .safetensors or .pth.")
+    ] = None,
+    recipe: Annotated[str, typer.Option(help="Name of a shipped recipe or a YAML file.")] = "v3_modern",
+    epochs: Annotated[int | None, typer.Option(min=1, help="Default from the recipe.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Default from the recipe.")] = None,
+    rate: Annotated[
+        float | None, typer.Option(help="Learning rate at the recipe's reference batch; default its own.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="Default from the recipe.")] = None,
+    width: Annotated[float | None, typer.Option(help="Width multiplier.")] = None,
+    resolution: Annotated[int | None, typer.Option(min=32, help="Input side in pixels; default 224.")] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT.")] = False,
+) -> None:
+    """Train a float model on a folder of images."""
+    from qmnv3.cli.train_job import WEIGHTS, TrainJob, run_train
+    from qmnv3.training.config import TrainConfig
+    from recipes import load_recipe
+
+    overrides = {"epochs": epochs, "batch_size": batch_size, "seed": seed, "optimizer.rate": rate}
+    config = load_recipe(recipe, TrainConfig, **overrides)
+    outcome = run_train(TrainJob(model, weights, data, val, out, config, width, resolution, device, resume))
+    if outcome.skipped:
+        names = ", ".join(outcome.skipped[:3])
+        typer.echo(f"warning: {len(outcome.skipped)} images could not be read: {names}", err=True)
+    best = "" if outcome.best is None else f"best validation {100 * outcome.best:.2f} %, "
+    typer.echo(f"{out / WEIGHTS}: {outcome.steps} steps, {best}{outcome.seconds:.0f} s")
+    typer.echo(f"next: qmnv3 qat --model {model} --weights {out / WEIGHTS} --data {data} --out {out}_qat")
+
+
+command.__doc__ = EXAMPLES

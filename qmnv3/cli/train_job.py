@@ -1,0 +1,126 @@
+"""The whole of `qmnv3 train`: load, train, save weights."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from qmnv3.cli.training_data import TrainingData, batch_source, find_training_data, validation
+from qmnv3.cli.training_view import TrainingView
+from qmnv3.environment import environment
+from qmnv3.errors import ModelError, TrainingError
+from qmnv3.files import write_json
+from qmnv3.models.checkpoint import save_checkpoint
+from qmnv3.models.config import ModelOptions
+from qmnv3.models.network import MobileNet
+from qmnv3.models.user_model import is_user_model
+from qmnv3.models.weights import LoadedModel, load_model
+from qmnv3.training.checkpoints import LAST
+from qmnv3.training.config import TrainConfig
+from qmnv3.training.loop import CHECKPOINTS, Outcome, train
+from qmnv3.training.task import ClassificationTask
+
+WEIGHTS, SUMMARY = "model.safetensors", "train.json"
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """What to train on what. Without `weights` from scratch; with them, a classifier that does not fit the
+    folders' classes is begun anew.
+    """
+
+    model: str
+    weights: Path | None
+    data: Path
+    val: Path | None
+    out: Path
+    config: TrainConfig
+    width: float | None = None
+    resolution: int | None = None
+    device: str = "cpu"
+    resume: bool = False
+
+
+def run_train(job: TrainJob) -> Outcome:
+    """Train and write `job.out`/model.safetensors, train.json, log.jsonl and checkpoints/.
+
+    Raises a QmnError for anything wrong with the model, the weights or the images.
+    """
+    check_training_folder(job.out, resume=job.resume)
+    check_device(job.device)
+    data = find_training_data(job.data, job.val, labels=True)
+    loaded = _load(job, data)
+    network = loaded.model
+    if not isinstance(network, MobileNet):
+        raise ModelError(f"model {job.model}: only built-in models can be trained")
+    outputs = np.arange(len(data.train.classes))
+    recipe = {"model": network.config.to_json(), "data": str(job.data)} | job.config.model_dump()
+    with TrainingView(job.config.epochs) as view:
+        outcome = train(
+            ClassificationTask(network, job.config.label_smoothing),
+            batch_source(data, loaded.preprocessing, job.config),
+            job.config,
+            job.out,
+            recipe=recipe,
+            validate=validation(data, loaded.preprocessing, job.device, outputs),
+            device=job.device,
+            resume=job.resume,
+            reporter=view,
+        )
+    save_checkpoint(job.out / WEIGHTS, network.cpu(), loaded.preprocessing)
+    write_json(job.out / SUMMARY, _summary(outcome, recipe))
+    return outcome
+
+
+def check_training_folder(out: Path, *, resume: bool) -> None:
+    """TrainingError where a new run would overwrite another, or there is none to resume."""
+    last = out / CHECKPOINTS / LAST
+    if resume and not last.is_file():
+        raise TrainingError(f"{out}: no {CHECKPOINTS}/{LAST} to resume; begin without --resume")
+    if not resume and last.exists():
+        raise TrainingError(f"{out}: holds a training already; give --resume to go on, or another --out")
+    if out.is_file():
+        raise TrainingError(f"{out}: is a file; choose another --out")
+
+
+def check_device(device: str) -> None:
+    """TrainingError for a device that is not there."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise TrainingError("--device cuda: this torch sees no GPU; leave it out to train on the CPU")
+    if device not in ("cpu", "cuda"):
+        raise TrainingError(f"--device {device}: is not cpu or cuda")
+
+
+def _load(job: TrainJob, data: TrainingData) -> LoadedModel:
+    options: ModelOptions = {}
+    if job.width is not None:
+        options["width"] = job.width
+    if job.config.bn_momentum is not None:
+        options["bn_momentum"] = job.config.bn_momentum
+    if is_user_model(job.model):
+        raise ModelError(f"model {job.model}: only built-in models can be trained")
+    classes = len(data.train.classes)
+    if job.weights is None:
+        options["num_classes"] = classes
+        return load_model(job.model, resolution=job.resolution, seed=job.config.seed, **options)
+    return load_model(
+        job.model,
+        job.weights,
+        new_classifier=classes,
+        resolution=job.resolution,
+        seed=job.config.seed,
+        **options,
+    )
+
+
+def _summary(outcome: Outcome, recipe: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "steps": outcome.steps,
+        "best_validation": outcome.best,
+        "seconds": outcome.seconds,
+        "skipped_images": list(outcome.skipped),
+        "recipe": recipe,
+        "environment": environment(),
+    }

@@ -1,0 +1,87 @@
+"""Image folders for training and validation."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from qmnv3.data.augment import Augmentation
+from qmnv3.data.folder import ImageFolder, find_images
+from qmnv3.data.loader import load_batches
+from qmnv3.data.order import Position
+from qmnv3.data.training_batches import TrainingBatches
+from qmnv3.errors import DataError
+from qmnv3.preprocessing import Preprocessing
+from qmnv3.training.config import TrainConfig
+
+_VALIDATION_BATCH = 50
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Folders to train and to validate on; without class folders nothing is labelled or validated."""
+
+    train: ImageFolder
+    val: ImageFolder | None
+
+    @property
+    def labelled(self) -> bool:
+        """Whether every image has a class."""
+        return bool(self.train.classes)
+
+
+def find_training_data(data: Path, val: Path | None, *, labels: bool) -> TrainingData:
+    """`data` has train/ and val/ in it, or is itself the folder to train on; `val` wins.
+
+    With `labels`, DataError where class folders are missing or differ between the two.
+    """
+    inside = data / "train"
+    root = inside if inside.is_dir() else data
+    if val is None and inside.is_dir() and (data / "val").is_dir():
+        val = data / "val"
+    classes = labels or any(entry.is_dir() for entry in root.iterdir()) if root.is_dir() else labels
+    train = find_images(root, classes=classes)
+    judged = find_images(val, classes=True) if val is not None and train.classes else None
+    if judged is not None and judged.classes != train.classes:
+        different = sorted(set(judged.classes) ^ set(train.classes))[0]
+        raise DataError(f"{different}: is a class of only one of {root} and {val}; they must have the same")
+    return TrainingData(train, judged)
+
+
+def batch_source(
+    data: TrainingData, spec: Preprocessing, config: TrainConfig
+) -> Callable[[Position], TrainingBatches]:
+    """Augmented batches from a position on."""
+    augmentation = Augmentation(**config.augmentation.model_dump())
+    return lambda start: TrainingBatches(
+        data.train,
+        spec,
+        augmentation,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        start=start,
+        workers=config.workers,
+    )
+
+
+def validation(
+    data: TrainingData, spec: Preprocessing, device: str, outputs: np.ndarray[tuple[int], np.dtype[np.int64]]
+) -> Callable[[nn.Module], float] | None:
+    """Share of the validation images that a model gets right; class i is its output `outputs[i]`."""
+    folder = data.val
+    if folder is None:
+        return None
+
+    @torch.inference_mode()
+    def judge(model: nn.Module) -> float:
+        right = 0
+        for batch in load_batches(folder, spec, _VALIDATION_BATCH):
+            images = torch.from_numpy(batch.images).permute(0, 3, 1, 2).to(device)
+            found = model(images).argmax(1).cpu().numpy()
+            right += int((found == outputs[batch.labels]).sum())
+        return right / len(folder)
+
+    return judge

@@ -1,0 +1,104 @@
+"""Endless batches of augmented images, the same for the same seed whatever the machine does."""
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+
+from qmnv3.data.augment import Augmentation, augment
+from qmnv3.data.decode import decode
+from qmnv3.data.folder import ImageFolder
+from qmnv3.data.loader import Batch, SkippedImages
+from qmnv3.data.order import START, Position, epoch_order
+from qmnv3.data.transform import FloatImage
+from qmnv3.errors import DataError
+from qmnv3.preprocessing import Preprocessing
+
+# Decoding at a fraction of a JPEG's size must leave enough for a crop of a small share of its area.
+_CROP_OVERSAMPLING = 2
+_BATCHES_AHEAD = 3
+
+
+class TrainingBatches:
+    """Iterator of `Batch` through one epoch after the other, from `start` on.
+
+    How image i looks in an epoch follows from seed, epoch and i alone: not from `workers`, timing or `rank`.
+    Of `world_size` processes each takes every world_size-th image of a common batch. The images that do not
+    fill a batch are left out, other ones each epoch. A corrupt image is left out and recorded in `skipped`;
+    DataError when a whole batch is.
+    """
+
+    def __init__(
+        self,
+        folder: ImageFolder,
+        spec: Preprocessing,
+        augmentation: Augmentation,
+        *,
+        batch_size: int,
+        seed: int,
+        start: Position = START,
+        rank: int = 0,
+        world_size: int = 1,
+        workers: int = 2,
+    ) -> None:
+        self._folder, self._spec, self._augmentation = folder, spec, augmentation
+        self._seed, self._rank, self._world = seed, rank, world_size
+        self._size = min(batch_size * world_size, len(folder))
+        if self._size < world_size:
+            raise DataError(f"{folder.root}: {len(folder)} images for {world_size} processes; give more")
+        self.steps_per_epoch = len(folder) // self._size
+        self.skipped = SkippedImages()
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="augment")
+        self._plans = self._planned(start)
+        self._ahead: deque[_Pending] = deque()
+
+    def __iter__(self) -> "TrainingBatches":
+        return self
+
+    def __next__(self) -> Batch:
+        while len(self._ahead) < _BATCHES_AHEAD:
+            self._ahead.append(self._submit(*next(self._plans)))
+        images, kept = [], []
+        for index, future in self._ahead.popleft():
+            try:
+                images.append(future.result())
+                kept.append(index)
+            except DataError as error:
+                self._skip(index, str(error))
+        if not images:
+            raise DataError(f"{self._folder.root}: none of a batch can be read; {self.skipped.reasons[-1]}")
+        labels = [self._folder.labels[i] for i in kept] if self._folder.labels else []
+        paths = tuple(self._folder.paths[i] for i in kept)
+        return Batch(np.stack(images), np.asarray(labels, np.int64), paths)
+
+    def close(self) -> None:
+        """Stop decoding ahead."""
+        self._ahead.clear()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _planned(self, start: Position) -> Iterator[tuple[int, list[int]]]:
+        """Epoch and images of one batch after the other."""
+        epoch, batch = start
+        while True:
+            order = epoch_order(len(self._folder), self._seed, epoch)
+            for first in range(batch * self._size, self.steps_per_epoch * self._size, self._size):
+                yield epoch, order[first : first + self._size][self._rank :: self._world].tolist()
+            epoch, batch = epoch + 1, 0
+
+    def _submit(self, epoch: int, indices: list[int]) -> "_Pending":
+        return [(index, self._pool.submit(self._load, index, epoch)) for index in indices]
+
+    def _load(self, index: int, epoch: int) -> FloatImage:
+        image = decode(self._folder.paths[index], self._spec.resize * _CROP_OVERSAMPLING)
+        generator = np.random.default_rng([self._seed, epoch, index])
+        return augment(image, self._spec, self._augmentation, generator)
+
+    def _skip(self, index: int, reason: str) -> None:
+        path = self._folder.paths[index]
+        if path not in self.skipped.paths:
+            self.skipped.paths.append(path)
+            self.skipped.reasons.append(reason)
+
+
+_Pending = list[tuple[int, Future[FloatImage]]]

@@ -1,0 +1,131 @@
+"""Everything a training needs to go on, in one safetensors file; nothing in it is ever executed."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from qmnv3.errors import TrainingError
+from qmnv3.files import atomic_file
+from qmnv3.training.ema import Ema
+
+LAST, BEST = "last.safetensors", "best.safetensors"
+
+
+@dataclass
+class Progress:
+    """How far a training is: `step` updates made; the next batch is `batch` of `epoch`.
+
+    `best` is the highest validation result so far, `skipped` the images that could not be read.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    best: float | None = None
+    skipped: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What is saved: the objects themselves, read by `save_state` and changed by `load_state`.
+
+    `recipe` is the resolved recipe: a run goes on only under the one it was begun with.
+    """
+
+    model: nn.Module
+    optimizer: Optimizer
+    ema: Ema | None
+    progress: Progress
+    recipe: dict[str, Any]
+
+
+def save_state(path: Path, trained: Trained) -> None:
+    """Write `path` atomically: a kill or a full disk leaves the file that was there before."""
+    tensors = {f"model.{name}": tensor for name, tensor in trained.model.state_dict().items()}
+    for index, state in trained.optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items() if _is_tensor(value)}
+    if trained.ema is not None:
+        tensors |= {f"ema.{name}": tensor for name, tensor in trained.ema.average.items()}
+    tensors["random.cpu"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        tensors["random.cuda"] = torch.cuda.get_rng_state()
+    metadata = {"progress": json.dumps(asdict(trained.progress)), "recipe": json.dumps(trained.recipe)}
+    content = save({name: _plain(tensor) for name, tensor in tensors.items()}, metadata)
+    # Not save_file: on a full disk it raises no OSError, and it leaves a temporary of its own.
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def load_state(path: Path, trained: Trained) -> None:
+    """Make model, optimizer, average, progress and random state what they were when `path` was saved.
+
+    TrainingError when it is damaged, of another model, or of another recipe (naming the first difference).
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        progress, recipe = json.loads(metadata["progress"]), json.loads(metadata["recipe"])
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise TrainingError(f"{path}: not a checkpoint of a training ({error}); begin again") from error
+    different = _difference(recipe, json.loads(json.dumps(trained.recipe)))
+    if different:
+        raise TrainingError(f"{path}: was begun with {different}; resume with that, or choose another --out")
+    try:
+        trained.model.load_state_dict(_part(tensors, "model."))
+    except RuntimeError as error:
+        raise TrainingError(f"{path}: is of another model; choose another --out") from error
+    _load_optimizer(trained.optimizer, _part(tensors, "optimizer."))
+    if trained.ema is not None:
+        trained.ema.load(_part(tensors, "ema."))
+    torch.set_rng_state(tensors["random.cpu"])
+    if "random.cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["random.cuda"])
+    for name, value in progress.items():
+        setattr(trained.progress, name, value)
+
+
+def load_weights(path: Path, model: nn.Module) -> None:
+    """Give `model` what is kept in the end: the average where there is one, else the weights."""
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    model.load_state_dict(_part(tensors, "model.") | _part(tensors, "ema."))
+
+
+def _load_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        index, _, key = name.partition(".")
+        state.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _is_tensor(value: object) -> bool:
+    return isinstance(value, Tensor)
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """A copy of its own on the CPU: tied tensors would be refused."""
+    return tensor.detach().cpu().contiguous().clone()
+
+
+def _difference(saved: Any, now: Any, path: str = "") -> str | None:
+    """First value that differs, as "key: saved (now: ...)"."""
+    if isinstance(saved, dict) and isinstance(now, dict):
+        for key in {**saved, **now}:
+            found = _difference(saved.get(key), now.get(key), f"{path}.{key}" if path else str(key))
+            if found:
+                return found
+        return None
+    return None if saved == now else f"{path}: {saved} (now {now})"

@@ -1,0 +1,99 @@
+"""What a recipe says about training. Every default of training lives here."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(strict=True, ge=1)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class OptimizerConfig(_Strict):
+    """The optimizer; `rate` is for batches of `reference_batch` images and scales with the batch's size.
+
+    "rmsprop" is TensorFlow's (`alpha` the weight of the past in its mean square, `eps` inside the root).
+    Weight decay spares biases and BatchNorm unless `decay_norms`. Scales and zero points learned in
+    quantization-aware training take `range_rate` times the rate.
+    """
+
+    kind: Literal["rmsprop", "sgd", "adamw"] = "sgd"
+    rate: Positive = 0.1
+    reference_batch: Count = 256
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    nesterov: bool = False
+    alpha: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    eps: Positive = 1e-3
+    weight_decay: NotNegative = 1e-5
+    decay_norms: bool = False
+    range_rate: NotNegative = 1.0
+
+
+class ScheduleConfig(_Strict):
+    """How the rate changes: it rises linearly over `warmup_epochs`, then
+
+    "exponential": times `decay` every `every_epochs`, in steps with `staircase`; "cosine": down to the share
+    `final`; or it stays "constant".
+    """
+
+    kind: Literal["exponential", "cosine", "constant"] = "cosine"
+    warmup_epochs: NotNegative = 0.0
+    decay: Annotated[float, Field(gt=0, le=1)] = 0.99
+    every_epochs: Positive = 3.0
+    staircase: bool = True
+    final: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+
+class EmaConfig(_Strict):
+    """An exponential moving average of the weights, which is what is kept in the end."""
+
+    enabled: bool = False
+    decay: Annotated[float, Field(gt=0, lt=1)] = 0.9999
+
+
+class AugmentationConfig(_Strict):
+    """Inception preprocessing: a crop of a random share of the area and aspect, flip, colour distortion.
+
+    `shift` instead moves the whole image by up to so many pixels, as suits small drawings: then give
+    `min_area` 1.0.
+    """
+
+    min_area: Annotated[float, Field(gt=0, le=1)] = 0.08
+    min_aspect: Positive = 0.75
+    max_aspect: Positive = 4 / 3
+    flip: bool = True
+    colour: bool = True
+    shift: Annotated[int, Field(strict=True, ge=0)] = 0
+
+
+class TrainConfig(_Strict):
+    """A whole training: `batch_size` images per process and step, `accumulate` of them per update.
+
+    `workers` decode images ahead. The model is validated every `validate_every` epochs and saved every
+    `save_every_s` seconds, after every validation and at the end. `bn_momentum` is torch's, the weight of a
+    new batch in BatchNorm's running statistics; None leaves the model's (0.01, the paper's 0.99): short runs
+    need more. `precision` "bf16" is autocast. `compile` uses torch.compile, which needs a C++ compiler (CPU)
+    or Triton (GPU).
+    """
+
+    epochs: Count = 10
+    batch_size: Count = 32
+    accumulate: Count = 1
+    seed: Annotated[int, Field(strict=True, ge=0, lt=2**63)] = 0
+    bn_momentum: Annotated[float, Field(gt=0, le=1)] | None = None
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    max_grad_norm: Positive | None = None
+    precision: Literal["float32", "bf16"] = "float32"
+    compile: bool = False
+    workers: Count = 2
+    validate_every: Count = 1
+    save_every_s: Positive = 300.0
+    log_every: Count = 10
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    ema: EmaConfig = EmaConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()

@@ -1,0 +1,55 @@
+"""What a training writes down while it runs."""
+
+import json
+from pathlib import Path
+from typing import Any, Protocol
+
+LOG = "log.jsonl"
+
+
+class Reporter(Protocol):
+    """Who shows a training to people; `total` is the number of steps."""
+
+    def step(self, record: dict[str, Any], total: int) -> None: ...  # noqa: D102
+    def validated(self, record: dict[str, Any]) -> None: ...  # noqa: D102
+
+
+class Silent:
+    """Shows nothing."""
+
+    def step(self, record: dict[str, Any], total: int) -> None:
+        """Nothing."""
+
+    def validated(self, record: dict[str, Any]) -> None:
+        """Nothing."""
+
+
+class JsonLines:
+    """One JSON object a line; a run that goes on first forgets what it had logged past `step`."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        self._path = path
+        kept = [line for line in _lines(path) if _step(line) <= step] if step else []
+        path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Add a line; complete on disk when this returns, as far as a kill of the process goes."""
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """All whole lines of a log."""
+    return [json.loads(line) for line in _lines(path) if _step(line) >= 0]
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+
+def _step(line: str) -> int:
+    """Step of a line; -1 for one that was cut off."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return -1

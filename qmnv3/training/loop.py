@@ -1,0 +1,221 @@
+"""The training loop: any task, resumable to the bit."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from qmnv3.data.loader import Batch, SkippedImages
+from qmnv3.data.order import Position
+from qmnv3.errors import TrainingError
+from qmnv3.training.checkpoints import BEST, LAST, Progress, Trained, load_state, load_weights, save_state
+from qmnv3.training.config import TrainConfig
+from qmnv3.training.diagnosis import not_finite
+from qmnv3.training.ema import Ema
+from qmnv3.training.logs import LOG, JsonLines, Reporter, Silent
+from qmnv3.training.memory import keep_freed_memory
+from qmnv3.training.optimizer import make_optimizer, set_rate
+from qmnv3.training.schedule import rate_factor
+
+CHECKPOINTS = "checkpoints"
+
+
+class Task(Protocol):
+    """What is trained. All of its state is in `model.state_dict()`, its schedule follows from the step."""
+
+    model: nn.Module
+
+    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean loss of a batch, and logits [N, classes]."""
+
+    def before_step(self, step: int, steps_per_epoch: int) -> None:
+        """Called before every update and before validation."""
+
+
+class Batches(Protocol):
+    """Endless batches; see `qmnv3.data.training_batches.TrainingBatches`."""
+
+    steps_per_epoch: int
+    skipped: SkippedImages
+
+    def __next__(self) -> Batch: ...
+    def close(self) -> None: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came out: `best` is the best validation result, None without validation."""
+
+    steps: int
+    best: float | None
+    seconds: float
+    skipped: tuple[str, ...]
+
+
+def train(
+    task: Task,
+    batches: Callable[[Position], Batches],
+    config: TrainConfig,
+    out: Path,
+    *,
+    recipe: dict[str, Any],
+    validate: Callable[[nn.Module], float] | None = None,
+    device: str = "cpu",
+    resume: bool = False,
+    reporter: Reporter | None = None,
+) -> Outcome:
+    """Train `task.model` in place; in the end it holds the best weights by `validate`, else the last.
+
+    `out/checkpoints` gets `last` and `best`, `out/log.jsonl` a line per logged step and validation. With
+    `resume` a run that was killed goes on from `last`, in the middle of an epoch, and on the CPU ends with
+    the same bits as one that was not; `recipe` must be the same.
+    TrainingError when the loss is no longer finite, naming step, layer and the last checkpoint.
+    """
+    keep_freed_memory()
+    run = _Run(task, config, out, recipe, device, resume, reporter or Silent())
+    source = batches(Position(run.progress.epoch, run.progress.batch))
+    started = time.perf_counter()
+    try:
+        run.train(source, validate)
+    finally:
+        source.close()
+    best = out / CHECKPOINTS / BEST
+    load_weights(best if run.progress.best is not None else out / CHECKPOINTS / LAST, task.model)
+    task.before_step(run.progress.step, 1)
+    seconds = time.perf_counter() - started
+    return Outcome(run.progress.step, run.progress.best, seconds, tuple(run.progress.skipped))
+
+
+class _Run:
+    def __init__(
+        self,
+        task: Task,
+        config: TrainConfig,
+        out: Path,
+        recipe: dict[str, Any],
+        device: str,
+        resume: bool,
+        reporter: Reporter,
+    ) -> None:
+        self.task, self.config, self.device, self.reporter = task, config, device, reporter
+        self.folder = out / CHECKPOINTS
+        self.folder.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(config.seed)
+        task.model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        effective = config.batch_size * config.accumulate
+        self.optimizer = make_optimizer(task.model, config.optimizer, effective_batch=effective)
+        self.ema = Ema(task.model, config.ema.decay) if config.ema.enabled else None
+        self.progress = Progress()
+        self.saved = Trained(task.model, self.optimizer, self.ema, self.progress, recipe)
+        if resume:
+            load_state(self.folder / LAST, self.saved)
+        self.log = JsonLines(out / LOG, self.progress.step)
+        self.loss: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = task.loss
+        if config.compile:
+            self.loss = torch.compile(task.loss)
+
+    def train(self, source: Batches, validate: Callable[[nn.Module], float] | None) -> None:
+        """Every epoch that is left."""
+        config, progress = self.config, self.progress
+        updates = max(1, source.steps_per_epoch // config.accumulate)
+        total = updates * config.epochs
+        saved_at = time.perf_counter()
+        if progress.step == 0:
+            self.save(LAST)
+        while progress.epoch < config.epochs:
+            self.task.model.train()
+            for _ in range(progress.step - progress.epoch * updates, updates):
+                self.update(source, updates, total)
+                if time.perf_counter() - saved_at > config.save_every_s:
+                    self.save(LAST)
+                    saved_at = time.perf_counter()
+            for _ in range(source.steps_per_epoch - updates * config.accumulate):
+                next(source)  # too few for an update
+            progress.epoch, progress.batch = progress.epoch + 1, 0
+            if validate and (progress.epoch % config.validate_every == 0 or progress.epoch == config.epochs):
+                self.validate(validate, updates)
+            self.save(LAST)
+            saved_at = time.perf_counter()
+
+    def update(self, source: Batches, updates: int, total: int) -> None:
+        """One step of the optimizer."""
+        config, progress = self.config, self.progress
+        started = time.perf_counter()
+        self.task.before_step(progress.step, updates)
+        factor = rate_factor(config.schedule, progress.step, steps_per_epoch=updates, epochs=config.epochs)
+        set_rate(self.optimizer, factor)
+        self.optimizer.zero_grad()
+        loss, right, seen = 0.0, 0, 0
+        for images, labels in self.tensors(source):
+            with torch.autocast(self.device, torch.bfloat16, enabled=config.precision == "bf16"):
+                mean, logits = self.loss(images, labels)
+            (mean / config.accumulate).backward()  # type: ignore[no-untyped-call]
+            value = mean.item()
+            if not math.isfinite(value):
+                self.stop(images, value)
+            loss += value / config.accumulate
+            right += int((logits.detach().argmax(1) == labels).sum())
+            seen += len(labels)
+        if config.max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(self.task.model.parameters(), config.max_grad_norm)
+        self.optimizer.step()
+        progress.step += 1
+        progress.batch += config.accumulate
+        progress.skipped += [str(path) for path in source.skipped.paths if str(path) not in progress.skipped]
+        if self.ema is not None:
+            self.ema.update(progress.step)
+        record = {
+            "step": progress.step,
+            "epoch": progress.epoch,
+            "loss": loss,
+            "accuracy": right / max(seen, 1),
+            "rate": self.optimizer.param_groups[0]["lr"],
+            "images_per_s": seen / (time.perf_counter() - started),
+        }
+        if progress.step % config.log_every == 0 or progress.step == 1:
+            self.log.write(record)
+        self.reporter.step(record, total)
+
+    def tensors(self, source: Batches) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of one update, on the device."""
+        for _ in range(self.config.accumulate):
+            batch = next(source)
+            # NHWC in memory is channels_last.
+            images = torch.from_numpy(batch.images).permute(0, 3, 1, 2).to(self.device, non_blocking=True)
+            labels = batch.labels if len(batch.labels) else [-1] * len(batch)
+            yield images, torch.as_tensor(labels, device=self.device)
+
+    def validate(self, validate: Callable[[nn.Module], float], updates: int) -> None:
+        """Judge what would be kept."""
+        progress, model = self.progress, self.task.model
+        self.task.before_step(progress.step, updates)
+        model.eval()
+        if self.ema is None:
+            result = validate(model)
+        else:
+            with self.ema.applied():
+                self.task.before_step(progress.step, updates)
+                result = validate(model)
+        record = {"step": progress.step, "epoch": progress.epoch, "validation": result}
+        self.log.write(record)
+        self.reporter.validated(record)
+        if progress.best is None or result > progress.best:
+            progress.best = result
+            self.save(BEST)
+
+    def save(self, name: str) -> None:
+        """Keep everything."""
+        save_state(self.folder / name, self.saved)
+
+    def stop(self, images: Tensor, loss: float) -> None:
+        """Say where it went wrong."""
+        where = not_finite(self.task.model, images)
+        raise TrainingError(
+            f"step {self.progress.step}: loss is {loss}; {where}; lower the rate and resume from a new run: "
+            f"{self.folder / LAST} is from before"
+        )
