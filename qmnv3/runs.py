@@ -6,6 +6,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,19 @@ def save_run(
     float32: QuantGraph,
     calibration: dict[str, Any],
     provenance: dict[str, Any],
+    extra: Mapping[str, bytes] | None = None,
 ) -> None:
-    """Write a whole RUN folder atomically; an existing RUN at `path` is replaced, see `check_out`."""
+    """Write a whole RUN folder atomically; an existing RUN at `path` is replaced, see `check_out`.
+
+    `extra` are more files by name, such as a training's log.
+    """
     check_out(path)
     with atomic_dir(path) as temporary:
         save_graph(int8, temporary / INT8)
         save_graph(float32, temporary / FLOAT32)
         write_json(temporary / CALIBRATION, calibration)
+        for name, content in (extra or {}).items():
+            (temporary / name).write_bytes(content)
         write_json(temporary / PROVENANCE, {**provenance, "environment": environment()})
 
 

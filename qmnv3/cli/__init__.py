@@ -26,6 +26,7 @@ COMMANDS: dict[str, str] = {
     "info": "qmnv3.cli.info",
     "train": "qmnv3.cli.train",
     "ptq": "qmnv3.cli.ptq",
+    "qat": "qmnv3.cli.qat",
     "sensitivity": "qmnv3.cli.sensitivity",
     "inspect": "qmnv3.cli.inspect",
     "export": "qmnv3.cli.export",

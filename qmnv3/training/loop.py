@@ -28,7 +28,9 @@ CHECKPOINTS = "checkpoints"
 class Task(Protocol):
     """What is trained. All of its state is in `model.state_dict()`, its schedule follows from the step."""
 
-    model: nn.Module
+    @property
+    def model(self) -> nn.Module:
+        """What the optimizer changes."""
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean loss of a batch, and logits [N, classes]."""

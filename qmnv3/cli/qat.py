@@ -1,0 +1,82 @@
+"""`qmnv3 qat`: quantization-aware training."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+EXAMPLES = """
+Train a model with its quantization, from a float checkpoint to an int8 RUN.
+
+It is calibrated first (equalization included), then trained on DIR/train/<class>/<image> with the float
+model as a teacher, validating on DIR/val. Images without class folders will do: then it learns from the
+float model alone. OUT is a RUN as `qmnv3 ptq` writes; a killed run goes on with --resume. Recipes: v3l_qat,
+v3s_qat, v2_qat.
+
+**Examples**
+
+    qmnv3 qat --model small --weights runs/float/model.safetensors --data imagenette/ --out runs/small_qat
+
+    qmnv3 qat --model large --weights v3_large.safetensors --data imagenet/ --device cuda
+
+    qmnv3 qat --model small --weights v3_small.safetensors --data photos/ --out runs/distilled --epochs 10
+
+    qmnv3 qat --model small --weights v3_small.safetensors --data photos/ --out runs/distilled --resume
+"""
+RECIPES = {"large": "v3l_qat", "small": "v3s_qat", "v2": "v2_qat"}
+
+
+def command(
+    model: Annotated[str, typer.Option(help="large, small, v2, ... or package.module:function.")],
+    data: Annotated[Path, typer.Option(help="Folder with train/ and val/, or of images to train on.")],
+    weights: Annotated[Path | None, typer.Option(help="Float checkpoint, .safetensors or .pth.")] = None,
+    out: Annotated[Path | None, typer.Option(help="RUN folder to write; default runs/MODEL_qat.")] = None,
+    val: Annotated[Path | None, typer.Option(help="Validation folder; default DATA/val.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Name of a shipped recipe or a YAML file; default the model's.")
+    ] = None,
+    level: Annotated[
+        int | None, typer.Option(min=0, max=5, help="Level of calibration to start from, as in `qmnv3 ptq`.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Default from the recipe.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Default from the recipe.")] = None,
+    rate: Annotated[
+        float | None, typer.Option(help="Learning rate at the recipe's reference batch; default its own.")
+    ] = None,
+    distill: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Share of the loss that is the float model's.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="Default from the recipe.")] = None,
+    width: Annotated[float | None, typer.Option(help="Width multiplier; default the checkpoint's.")] = None,
+    resolution: Annotated[
+        int | None, typer.Option(min=32, help="Input side in pixels; default the checkpoint's, or 224.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT.training.")] = False,
+) -> None:
+    """Train a model with its quantization, from a float checkpoint to an int8 RUN."""
+    from qmnv3.cli.progress import progress
+    from qmnv3.cli.qat_job import QatJob, run_qat
+    from qmnv3.qat.config import QatConfig
+    from recipes import load_recipe
+
+    overrides = {
+        "calibration.level": level,
+        "calibration.seed": seed,
+        "distillation.weight": distill,
+        "training.epochs": epochs,
+        "training.batch_size": batch_size,
+        "training.seed": seed,
+        "training.optimizer.rate": rate,
+    }
+    config = load_recipe(recipe or RECIPES.get(model, "v3s_qat"), QatConfig, **overrides)
+    run = out or Path("runs") / f"{model.rpartition(':')[2]}_qat"
+    job = QatJob(model, weights, data, val, run, config, width, resolution, device, resume)
+    result = run_qat(job, progress)
+    if result.outcome.skipped:
+        names = ", ".join(result.outcome.skipped[:3])
+        typer.echo(f"warning: {len(result.outcome.skipped)} images could not be read: {names}", err=True)
+    typer.echo(result.summary())
+
+
+command.__doc__ = EXAMPLES

@@ -1,0 +1,260 @@
+"""The whole of `qmnv3 qat`: load, calibrate, train, freeze, convert, and save a RUN."""
+
+import copy
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx, nn
+
+from calibration.progress import Progress, silent
+from calibration.ptq import Calibration, calibrate
+from calibration.report import layer_table
+from calibration.statistics import collect
+from qmnv3.cli.ptq_job import Photos, fingerprint
+from qmnv3.cli.train_job import check_device, check_training_folder
+from qmnv3.cli.training_data import TrainingData, batch_source, find_training_data, validation
+from qmnv3.cli.training_view import TrainingView
+from qmnv3.data.classes import class_index
+from qmnv3.data.folder import sample
+from qmnv3.data.loader import load_batches
+from qmnv3.errors import TrainingError
+from qmnv3.ir import Metadata, QuantGraph
+from qmnv3.models.weights import LoadedModel, load_model
+from qmnv3.qat.config import QatConfig
+from qmnv3.qat.distillation import Teacher
+from qmnv3.qat.model import QatModel
+from qmnv3.qat.task import QatTask, freeze_trained, reestimate_batch_norm
+from qmnv3.quant.convert import convert
+from qmnv3.quant.fake_quant import activation_sites, fake_quant
+from qmnv3.quant.sites import read_sites
+from qmnv3.runs import check_out, save_run
+from qmnv3.training.loop import Outcome, train
+
+
+@dataclass(frozen=True)
+class QatJob:
+    """What to train, on what, and where to put it. Without class folders in `data` it learns from the float
+    model alone.
+    """
+
+    model: str
+    weights: Path | None
+    data: Path
+    val: Path | None
+    out: Path
+    config: QatConfig
+    width: float | None = None
+    resolution: int | None = None
+    device: str = "cpu"
+    resume: bool = False
+
+    @property
+    def work(self) -> Path:
+        """Where the training lies until the RUN is complete."""
+        return self.out.with_name(f"{self.out.name}.training")
+
+
+@dataclass(frozen=True)
+class QatResult:
+    """What `run_qat` did; accuracies are shares, None without validation images."""
+
+    out: Path
+    outcome: Outcome
+    float_accuracy: float | None
+    calibrated_accuracy: float | None
+    accuracy: float | None
+    seconds: float
+
+    def summary(self) -> str:
+        """Two lines for a person."""
+        judged = ""
+        if self.accuracy is not None and self.float_accuracy is not None:
+            assert self.calibrated_accuracy is not None
+            judged = (
+                f"; top-1 {100 * self.accuracy:.2f} % in int8, {100 * self.calibrated_accuracy:.2f} % before "
+                f"training, {100 * self.float_accuracy:.2f} % in float"
+            )
+        return (
+            f"{self.out}: {self.outcome.steps} steps, {self.seconds:.0f} s{judged}\n"
+            f"next: qmnv3 inspect {self.out}; qmnv3 export --int8 --checkpoint {self.out} --out export"
+        )
+
+
+def run_qat(job: QatJob, progress: Progress = silent) -> QatResult:
+    """Train `job.model` with quantization and write the RUN folder, as `qmnv3 ptq` does.
+
+    Until it is complete, checkpoints and log lie in OUT.training; a killed run goes on from there with
+    `resume`. Raises a QmnError for anything wrong with the model, the weights or the images.
+    """
+    started = time.perf_counter()
+    check_out(job.out)
+    check_training_folder(job.work, resume=job.resume)
+    check_device(job.device)
+    data = find_training_data(job.data, job.val, labels=False)
+    loaded = _load(job)
+    calibration = _calibrate(job, data, loaded, progress)
+    outputs = _outputs(data, calibration)
+    judge = validation(data, loaded.preprocessing, job.device, outputs)
+    model = _qat_model(job, calibration)
+    with TrainingView(job.config.training.epochs) as view:
+        outcome = train(
+            _task(job, data, calibration, model),
+            batch_source(data, loaded.preprocessing, job.config.training),
+            job.config.training,
+            job.work,
+            recipe={"model": job.model, "data": str(job.data)} | job.config.model_dump(),
+            validate=judge,
+            device=job.device,
+            resume=job.resume,
+            reporter=view,
+        )
+    _reestimate(job, data, loaded, model)
+    frozen = copy.deepcopy(calibration.model)
+    floored = freeze_trained(model, frozen)
+    judge = validation(data, loaded.preprocessing, "cpu", outputs)
+    accuracies = _accuracies(judge, calibration, frozen)
+    metadata = Metadata(job.model, loaded.preprocessing, _labels(data, outputs))
+    graphs = convert(frozen, metadata, "int8"), convert(calibration.parent, metadata, "float32")
+    layers = _layers(job, _photos(job, data, loaded), frozen, progress)
+    floors = [asdict(floor) for floor in floored]
+    report = calibration.to_json() | {"floored_scales": floors, "layers": layers}
+    _save(job, graphs, report, outcome, accuracies)
+    return QatResult(job.out, outcome, *accuracies, time.perf_counter() - started)
+
+
+def _load(job: QatJob) -> LoadedModel:
+    if job.weights is None:
+        raise TrainingError(
+            f"model {job.model}: no --weights; train a float model first: "
+            f"qmnv3 train --model {job.model} --data {job.data} --out runs/float"
+        )
+    options: dict[str, Any] = {} if job.width is None else {"width": job.width}
+    momentum = job.config.training.bn_momentum
+    if momentum is not None:
+        options["bn_momentum"] = momentum
+    return load_model(job.model, job.weights, resolution=job.resolution, **options)
+
+
+def _calibrate(job: QatJob, data: TrainingData, loaded: LoadedModel, progress: Progress) -> Calibration:
+    photos, config = _photos(job, data, loaded), job.config.calibration
+    return calibrate(loaded.model, loaded.preprocessing, photos, config, progress, job.work / "calibration")
+
+
+def _photos(job: QatJob, data: TrainingData, loaded: LoadedModel) -> Photos:
+    config = job.config.calibration
+    chosen = sample(data.train, config.images, config.seed)
+    return Photos(data.train, loaded.preprocessing, config.batch_size, chosen, skip_bad=True)
+
+
+def _layers(job: QatJob, photos: Photos, frozen: fx.GraphModule, progress: Progress) -> list[dict[str, Any]]:
+    """The table of `qmnv3 inspect`, of the network as it is now and not as it was calibrated."""
+    config = job.config.calibration
+    described = copy.deepcopy(frozen)
+    for site in activation_sites(described).values():
+        site.factors = None  # its statistics are taken in its own units
+    statistics = collect(
+        described,
+        photos,
+        frozenset({"channels"}),
+        expected=config.images,
+        seed=config.seed,
+        progress=progress,
+    )
+    equalized = {name: site.factors is not None for name, site in activation_sites(frozen).items()}
+    return [row | {"equalized": equalized[row["site"]]} for row in layer_table(described, statistics)]
+
+
+def _outputs(data: TrainingData, calibration: Calibration) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """The model's output for every class folder; empty without class folders."""
+    if not data.labelled:
+        return np.empty(0, np.int64)
+    found = class_index(data.train, read_sites(calibration.parent)[-1].output_shape[1])
+    return np.asarray(found.outputs) + int(found.drop_background)
+
+
+def _labels(data: TrainingData, outputs: np.ndarray[tuple[int], np.dtype[np.int64]]) -> tuple[str, ...]:
+    """Names of all outputs, where the folders are all of the model's classes."""
+    plain = np.array_equal(outputs, np.arange(len(data.train.classes)))
+    return data.train.classes if data.labelled and plain else ()
+
+
+def _qat_model(job: QatJob, calibration: Calibration) -> QatModel:
+    floored = {floor.site for floor in calibration.floored}
+    return QatModel(copy.deepcopy(calibration.model), job.config.forms, floored)
+
+
+def _task(job: QatJob, data: TrainingData, calibration: Calibration, model: QatModel) -> QatTask:
+    config = job.config
+    taught = config.distillation.weight > 0 or not data.labelled
+    teacher = None
+    if taught:
+        parent = copy.deepcopy(calibration.parent).to(job.device)
+        teacher = Teacher(parent, config.distillation.features)
+    images = max(1, len(data.train) // config.training.batch_size)
+    return QatTask(
+        model,
+        config.schedule,
+        config.distillation,
+        teacher=teacher,
+        labelled=data.labelled,
+        total_steps=max(1, images // config.training.accumulate) * config.training.epochs,
+        label_smoothing=config.training.label_smoothing,
+    )
+
+
+def _reestimate(job: QatJob, data: TrainingData, loaded: LoadedModel, model: QatModel) -> None:
+    count = job.config.schedule.reestimate_batches
+    if count:
+        reestimate_batch_norm(model, _images(job, data, loaded, count))
+    model.cpu()
+
+
+def _images(job: QatJob, data: TrainingData, loaded: LoadedModel, count: int) -> Iterator[torch.Tensor]:
+    size = job.config.training.batch_size
+    chosen = sample(data.train, count * size, job.config.training.seed)
+    batches = load_batches(data.train, loaded.preprocessing, size, indices=chosen, skip_bad=True)
+    for batch in islice(batches, count):
+        yield torch.from_numpy(batch.images).permute(0, 3, 1, 2).to(job.device)
+
+
+def _accuracies(
+    judge: Any, calibration: Calibration, frozen: nn.Module
+) -> tuple[float | None, float | None, float | None]:
+    """Of the float model, the calibrated one and the trained one, both as they are deployed."""
+    if judge is None:
+        return None, None, None
+    results = [judge(calibration.parent)]
+    for model in (calibration.model, frozen):
+        with fake_quant(model):
+            results.append(judge(model))
+    return results[0], results[1], results[2]
+
+
+def _save(
+    job: QatJob,
+    graphs: tuple[QuantGraph, QuantGraph],
+    report: dict[str, Any],
+    outcome: Outcome,
+    accuracies: tuple[float | None, float | None, float | None],
+) -> None:
+    names = ("float_accuracy", "calibrated_accuracy", "accuracy")
+    provenance = {
+        "command": "qat",
+        "model": job.model,
+        "weights": fingerprint(job.weights),
+        "calibration_images": str(job.data),
+        "skipped_images": list(outcome.skipped),
+        "recipe": job.config.model_dump(),
+        "warnings": report["coverage"],
+        "training": asdict(outcome) | dict(zip(names, accuracies, strict=True)),
+    }
+    log = (job.work / "log.jsonl").read_bytes()
+    save_run(job.out, *graphs, report, provenance, {"log.jsonl": log})
+    shutil.rmtree(job.work, ignore_errors=True)

@@ -1,0 +1,121 @@
+"""Training batches: the same whatever the machine does, and across processes and resumes."""
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from qmnv3.data import find_images
+from qmnv3.data.augment import Augmentation
+from qmnv3.data.folder import ImageFolder
+from qmnv3.data.loader import Batch
+from qmnv3.data.order import START, Position, epoch_order
+from qmnv3.data.training_batches import TrainingBatches
+from qmnv3.errors import DataError
+from qmnv3.preprocessing import Preprocessing
+
+SPEC = Preprocessing(16, 16, (0.5,) * 3, (0.5,) * 3)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> ImageFolder:
+    """26 images of two classes."""
+    root = tmp_path_factory.mktemp("photos")
+    generator = np.random.default_rng(0)
+    for index in range(26):
+        path = root / f"class{index % 2}" / f"{index:02d}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, (20, 24, 3), np.uint8)).save(path)
+    return find_images(root, classes=True)
+
+
+def take(folder: ImageFolder, count: int, **options: object) -> list[Batch]:
+    settings = {"batch_size": 4, "seed": 5} | options
+    batches = TrainingBatches(folder, SPEC, Augmentation(), **settings)  # type: ignore[arg-type]
+    try:
+        return [next(batches) for _ in range(count)]
+    finally:
+        batches.close()
+
+
+def all_same(ours: list[Batch], theirs: list[Batch]) -> bool:
+    return all(
+        a.paths == b.paths and np.array_equal(a.images, b.images) for a, b in zip(ours, theirs, strict=True)
+    )
+
+
+def test_the_order_is_a_permutation_and_another_one_each_epoch() -> None:
+    orders = [epoch_order(100, 3, epoch) for epoch in (0, 1, 0)]
+    assert sorted(orders[0]) == list(range(100))
+    assert np.array_equal(orders[0], orders[2]) and not np.array_equal(orders[0], orders[1])
+    assert not np.array_equal(orders[0], epoch_order(100, 4, 0))
+
+
+def test_an_epoch_shows_each_image_once_and_then_looks_different(folder: ImageFolder) -> None:
+    batches = take(folder, 12)
+    first = [path for batch in batches[:6] for path in batch.paths]
+    assert len(first) == len(set(first)) == 24
+    assert [folder.classes[label] for batch in batches for label in batch.labels] == [
+        path.parent.name for batch in batches for path in batch.paths
+    ]
+    again = {
+        path: image for batch in batches[6:] for path, image in zip(batch.paths, batch.images, strict=True)
+    }
+    known = {
+        path: image for batch in batches[:6] for path, image in zip(batch.paths, batch.images, strict=True)
+    }
+    assert not any(np.array_equal(again[path], known[path]) for path in again.keys() & known.keys())
+
+
+def test_threads_do_not_matter_and_any_position_can_be_resumed(folder: ImageFolder) -> None:
+    whole = take(folder, 14, workers=1)
+    assert all_same(whole, take(folder, 14, workers=4))
+    for at in (1, 5, 6, 9):
+        resumed = take(folder, 14 - at, start=Position(*divmod(at, 6)))
+        assert all_same(whole[at:], resumed)
+
+
+def test_two_processes_see_what_one_with_the_doubled_batch_sees(folder: ImageFolder) -> None:
+    whole = take(folder, 5, batch_size=8)
+    halves = [take(folder, 5, batch_size=4, rank=rank, world_size=2) for rank in (0, 1)]
+    for batch, first, second in zip(whole, *halves, strict=True):
+        assert batch.paths[0::2] == first.paths and batch.paths[1::2] == second.paths
+        assert np.array_equal(batch.images[1::2], second.images)
+
+
+def test_a_small_folder_is_one_smaller_batch(folder: ImageFolder) -> None:
+    batches = TrainingBatches(folder, SPEC, Augmentation(), batch_size=100, seed=0)
+    assert batches.steps_per_epoch == 1 and len(next(batches)) == 26
+    batches.close()
+    with pytest.raises(DataError, match="26 images for 27 processes"):
+        TrainingBatches(folder, SPEC, Augmentation(), batch_size=1, seed=0, world_size=27)
+
+
+def test_a_corrupt_image_is_named_once_and_left_out(tmp_path: Path) -> None:
+    for index in range(6):
+        Image.new("RGB", (20, 20)).save(tmp_path / f"{index}.png")
+    (tmp_path / "3.png").write_bytes(b"\x89PNG broken")
+    folder = find_images(tmp_path, classes=False)
+    batches = TrainingBatches(folder, SPEC, Augmentation(), batch_size=3, seed=0)
+    sizes = [len(next(batches)) for _ in range(4)]
+    assert sorted(sizes) == [2, 2, 3, 3]
+    assert batches.skipped.paths == [tmp_path / "3.png"] and "3.png: corrupt" in batches.skipped.reasons[0]
+    batches.close()
+
+
+def test_a_batch_without_any_image_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "only.png").write_bytes(b"not an image")
+    folder = find_images(tmp_path, classes=False)
+    with pytest.raises(DataError, match=r"none of a batch can be read; .*only.png"):
+        next(TrainingBatches(folder, SPEC, Augmentation(), batch_size=3, seed=0))
+
+
+def test_closing_stops_the_threads(folder: ImageFolder) -> None:
+    before = set(threading.enumerate())
+    batches = TrainingBatches(folder, SPEC, Augmentation(), batch_size=4, seed=0, start=START)
+    next(batches)
+    assert set(threading.enumerate()) - before
+    batches.close()
+    assert not set(threading.enumerate()) - before
