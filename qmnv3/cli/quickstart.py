@@ -1,5 +1,6 @@
 """`qmnv3 quickstart`: the whole main job on scikit-learn's handwritten digits."""
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,7 +10,6 @@ import typer
 if TYPE_CHECKING:
     from device_eval.benchmark import Benchmark
     from device_eval.evaluation import Evaluation
-    from qmnv3.preprocessing import Preprocessing
 
 EXAMPLES = """
 The whole main job in about a minute: train a narrow MobileNetV3-Small on scikit-learn's handwritten digits,
@@ -40,18 +40,19 @@ def command(
     from calibration.config import PtqConfig
     from qmnv3.cli.progress import progress
     from qmnv3.cli.ptq_job import PtqJob, run_ptq
+    from qmnv3.cli.train_job import WEIGHTS
     from qmnv3.data.digits import write_digits
     from qmnv3.export.files import export_run
     from recipes import load_recipe
 
-    digits, weights, run = out / "digits", out / "float32.safetensors", out / "run"
+    digits, trained, run = out / "digits", out / "float32", out / "run"
     typer.echo(f"1/5 writing handwritten digits to {digits}")
     write_digits(digits, SIDE)
     typer.echo(f"2/5 training MobileNetV3-Small {width:g} at {SIDE} px, {epochs} epochs")
-    _train(digits / "train", weights, width, epochs, seed)
+    _train(digits, trained, width, epochs, seed)
     typer.echo("3/5 quantizing after training on 200 images, exporting")
     config = load_recipe("ptq", PtqConfig, seed=seed)
-    run_ptq(PtqJob("small", weights, digits / "train", run, config), progress)
+    run_ptq(PtqJob("small", trained / WEIGHTS, digits / "train", run, config), progress)
     models = out / "models"
     export_run(run, models, ("float32", "int8"))
     paths = [models / name for name in FILES]
@@ -65,30 +66,15 @@ def command(
 command.__doc__ = EXAMPLES
 
 
-def _train(folder: Path, weights: Path, width: float, epochs: int, seed: int) -> None:
-    import numpy as np
+def _train(digits: Path, out: Path, width: float, epochs: int, seed: int) -> None:
+    from qmnv3.cli.train_job import TrainJob, run_train
+    from qmnv3.training.config import TrainConfig
+    from recipes import load_recipe
 
-    from qmnv3.cli.progress import progress
-    from qmnv3.data import find_images, load_batches
-    from qmnv3.models.checkpoint import save_checkpoint
-    from qmnv3.models.network import build_model
-    from qmnv3.training.fit import FitConfig, fit
-
-    spec = _preprocessing()
-    batches = list(load_batches(find_images(folder, classes=True), spec, 256))
-    images = np.concatenate([batch.images for batch in batches])
-    labels = np.concatenate([batch.labels for batch in batches])
-    # BatchNorm must follow a run of a few hundred steps: momentum 0.1, not the paper's 0.01.
-    model = build_model("small", width=width, num_classes=10, head_width=256, bn_momentum=0.1, seed=seed)
-    with progress("training", epochs) as advance:
-        fit(model, images, labels, FitConfig(epochs=epochs, seed=seed), advance)
-    save_checkpoint(weights, model, spec)
-
-
-def _preprocessing() -> "Preprocessing":
-    from qmnv3.preprocessing import Preprocessing
-
-    return Preprocessing(SIDE, SIDE, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    if out.exists():
+        shutil.rmtree(out)
+    config = load_recipe("digits", TrainConfig, epochs=epochs, seed=seed)
+    run_train(TrainJob("small", None, digits, None, out, config, width, SIDE))
 
 
 def _evaluate(paths: list[Path], folder: Path) -> "list[Evaluation]":
