@@ -7,6 +7,8 @@ Every message names the thing, the value found and the next step.
 class QmnError(Exception):
     """Base of all errors that are the input's fault, not the program's."""
 
+    exit_code = 2
+
 
 class DataError(QmnError):
     """An image folder or image cannot be used as asked."""
@@ -45,4 +47,12 @@ class ModelFileError(QmnError):
 
 
 class TrainingError(QmnError):
-    """Training cannot go on: the loss diverged."""
+    """Training cannot go on, or not begin."""
+
+
+class TrainingStopped(QmnError):
+    """Training was asked to stop by a signal; all is saved."""
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + number

@@ -71,7 +71,7 @@ def main() -> None:
             fail("interrupted", INTERRUPTED)
         raise
     except QmnError as error:
-        fail(str(error))
+        fail(str(error), error.exit_code)
     except OSError as error:
         if error.errno is None:
             raise

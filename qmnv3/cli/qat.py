@@ -29,7 +29,9 @@ RECIPES = {"large": "v3l_qat", "small": "v3s_qat", "v2": "v2_qat"}
 def command(
     model: Annotated[str, typer.Option(help="large, small, v2, ... or package.module:function.")],
     data: Annotated[Path, typer.Option(help="Folder with train/ and val/, or of images to train on.")],
-    weights: Annotated[Path | None, typer.Option(help="Float checkpoint, .safetensors or .pth.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Float checkpoint, .safetensors or .pth; default the best published.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="RUN folder to write; default runs/MODEL_qat.")] = None,
     val: Annotated[Path | None, typer.Option(help="Validation folder; default DATA/val.")] = None,
     recipe: Annotated[

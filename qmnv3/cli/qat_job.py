@@ -26,6 +26,8 @@ from qmnv3.data.folder import sample
 from qmnv3.data.loader import load_batches
 from qmnv3.errors import TrainingError
 from qmnv3.ir import Metadata, QuantGraph
+from qmnv3.models.download import cache_dir, fetch
+from qmnv3.models.releases import best_release
 from qmnv3.models.weights import LoadedModel, load_model
 from qmnv3.qat.config import QatConfig
 from qmnv3.qat.distillation import Teacher
@@ -130,16 +132,24 @@ def run_qat(job: QatJob, progress: Progress = silent) -> QatResult:
 
 
 def _load(job: QatJob) -> LoadedModel:
-    if job.weights is None:
-        raise TrainingError(
-            f"model {job.model}: no --weights; train a float model first: "
-            f"qmnv3 train --model {job.model} --data {job.data} --out runs/float"
-        )
     options: dict[str, Any] = {} if job.width is None else {"width": job.width}
     momentum = job.config.training.bn_momentum
     if momentum is not None:
         options["bn_momentum"] = momentum
-    return load_model(job.model, job.weights, resolution=job.resolution, **options)
+    return load_model(job.model, _weights(job), resolution=job.resolution, **options)
+
+
+def _weights(job: QatJob) -> Path:
+    """The checkpoint asked for, else the best published one, fetched once into the user's cache."""
+    if job.weights is not None:
+        return job.weights
+    release = best_release(job.model) if job.width is None else None
+    if release is None:
+        raise TrainingError(
+            f"model {job.model}: no --weights, and none are published; train a float model first: "
+            f"qmnv3 train --model {job.model} --data {job.data} --out runs/float"
+        )
+    return fetch(release, cache_dir())
 
 
 def _calibrate(job: QatJob, data: TrainingData, loaded: LoadedModel, progress: Progress) -> Calibration:
@@ -248,7 +258,7 @@ def _save(
     provenance = {
         "command": "qat",
         "model": job.model,
-        "weights": fingerprint(job.weights),
+        "weights": fingerprint(_weights(job)),
         "calibration_images": str(job.data),
         "skipped_images": list(outcome.skipped),
         "recipe": job.config.model_dump(),

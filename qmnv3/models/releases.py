@@ -57,6 +57,12 @@ def find_release(name: str) -> Release:
     raise WeightsError(f"no published weights are called {name!r}; known: {known}")
 
 
+def best_release(model: str) -> Release | None:
+    """The most accurate release of a model, if any."""
+    releases = [release for release in RELEASES if release.model == model]
+    return max(releases, key=lambda release: release.top1, default=None)
+
+
 def release_of_file(path: Path) -> Release | None:
     """The release whose file name `path` has, if any."""
     return next((release for release in RELEASES if release.file_name == path.name), None)

@@ -76,8 +76,8 @@ class TrainConfig(_Strict):
     `workers` decode images ahead. The model is validated every `validate_every` epochs and saved every
     `save_every_s` seconds, after every validation and at the end. `bn_momentum` is torch's, the weight of a
     new batch in BatchNorm's running statistics; None leaves the model's (0.01, the paper's 0.99): short runs
-    need more. `precision` "bf16" is autocast. `compile` uses torch.compile, which needs a C++ compiler (CPU)
-    or Triton (GPU).
+    need more. `tensorboard` writes event files beside the log. `precision` "bf16" is autocast. `compile`
+    uses torch.compile, which needs a C++ compiler (CPU) or Triton (GPU).
     """
 
     epochs: Count = 10
@@ -93,6 +93,7 @@ class TrainConfig(_Strict):
     validate_every: Count = 1
     save_every_s: Positive = 300.0
     log_every: Count = 10
+    tensorboard: bool = False
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     ema: EmaConfig = EmaConfig()

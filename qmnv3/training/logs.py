@@ -1,8 +1,11 @@
 """What a training writes down while it runs."""
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
+
+from qmnv3.errors import TrainingError
 
 LOG = "log.jsonl"
 
@@ -36,6 +39,27 @@ class JsonLines:
         """Add a line; complete on disk when this returns, as far as a kill of the process goes."""
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
+
+
+class TensorBoard:
+    """Event files for TensorBoard, which is an extra: TrainingError without it.
+
+    A run that goes on hides what it had written past `step`.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        if find_spec("tensorboard") is None:
+            raise TrainingError("tensorboard: is not installed; pip install 'qmnv3[tensorboard]'")
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder), purge_step=step + 1)
+
+    def write(self, record: dict[str, Any]) -> None:
+        """A scalar per number."""
+        for name, value in record.items():
+            if name not in ("step", "epoch"):
+                self._writer.add_scalar(name, value, record["step"])
+        self._writer.flush()
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

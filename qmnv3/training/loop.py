@@ -12,15 +12,16 @@ from torch import Tensor, nn
 
 from qmnv3.data.loader import Batch, SkippedImages
 from qmnv3.data.order import Position
-from qmnv3.errors import TrainingError
+from qmnv3.errors import TrainingError, TrainingStopped
 from qmnv3.training.checkpoints import BEST, LAST, Progress, Trained, load_state, load_weights, save_state
 from qmnv3.training.config import TrainConfig
 from qmnv3.training.diagnosis import not_finite
 from qmnv3.training.ema import Ema
-from qmnv3.training.logs import LOG, JsonLines, Reporter, Silent
+from qmnv3.training.logs import LOG, JsonLines, Reporter, Silent, TensorBoard
 from qmnv3.training.memory import keep_freed_memory
 from qmnv3.training.optimizer import make_optimizer, set_rate
 from qmnv3.training.schedule import rate_factor
+from qmnv3.training.stopping import Stop, asked_to_stop
 
 CHECKPOINTS = "checkpoints"
 
@@ -76,14 +77,16 @@ def train(
     `out/checkpoints` gets `last` and `best`, `out/log.jsonl` a line per logged step and validation. With
     `resume` a run that was killed goes on from `last`, in the middle of an epoch, and on the CPU ends with
     the same bits as one that was not; `recipe` must be the same.
-    TrainingError when the loss is no longer finite, naming step, layer and the last checkpoint.
+    TrainingError when the loss is no longer finite, naming step, layer and the last checkpoint;
+    TrainingStopped, with everything saved, after SIGINT or SIGTERM.
     """
     keep_freed_memory()
     run = _Run(task, config, out, recipe, device, resume, reporter or Silent())
     source = batches(Position(run.progress.epoch, run.progress.batch))
     started = time.perf_counter()
     try:
-        run.train(source, validate)
+        with asked_to_stop() as stop:
+            run.train(source, validate, stop)
     finally:
         source.close()
     best = out / CHECKPOINTS / BEST
@@ -117,11 +120,12 @@ class _Run:
         if resume:
             load_state(self.folder / LAST, self.saved)
         self.log = JsonLines(out / LOG, self.progress.step)
+        self.board = TensorBoard(out / "tensorboard", self.progress.step) if config.tensorboard else None
         self.loss: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = task.loss
         if config.compile:
             self.loss = torch.compile(task.loss)
 
-    def train(self, source: Batches, validate: Callable[[nn.Module], float] | None) -> None:
+    def train(self, source: Batches, validate: Callable[[nn.Module], float] | None, stop: Stop) -> None:
         """Every epoch that is left."""
         config, progress = self.config, self.progress
         updates = max(1, source.steps_per_epoch // config.accumulate)
@@ -133,9 +137,11 @@ class _Run:
             self.task.model.train()
             for _ in range(progress.step - progress.epoch * updates, updates):
                 self.update(source, updates, total)
-                if time.perf_counter() - saved_at > config.save_every_s:
+                if stop.signal is not None or time.perf_counter() - saved_at > config.save_every_s:
                     self.save(LAST)
                     saved_at = time.perf_counter()
+                if stop.signal is not None:
+                    raise TrainingStopped(f"stopped at step {progress.step}; --resume goes on", stop.signal)
             for _ in range(source.steps_per_epoch - updates * config.accumulate):
                 next(source)  # too few for an update
             progress.epoch, progress.batch = progress.epoch + 1, 0
@@ -180,7 +186,7 @@ class _Run:
             "images_per_s": seen / (time.perf_counter() - started),
         }
         if progress.step % config.log_every == 0 or progress.step == 1:
-            self.log.write(record)
+            self.write(record)
         self.reporter.step(record, total)
 
     def tensors(self, source: Batches) -> Iterator[tuple[Tensor, Tensor]]:
@@ -204,11 +210,17 @@ class _Run:
                 self.task.before_step(progress.step, updates)
                 result = validate(model)
         record = {"step": progress.step, "epoch": progress.epoch, "validation": result}
-        self.log.write(record)
+        self.write(record)
         self.reporter.validated(record)
         if progress.best is None or result > progress.best:
             progress.best = result
             self.save(BEST)
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Add to the logs."""
+        self.log.write(record)
+        if self.board is not None:
+            self.board.write(record)
 
     def save(self, name: str) -> None:
         """Keep everything."""

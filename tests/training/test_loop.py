@@ -1,5 +1,8 @@
 """The loop on a small task: resuming, kills, divergence, logs."""
 
+import errno
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -10,11 +13,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
 from qmnv3.data.loader import Batch, SkippedImages
 from qmnv3.data.order import Position
-from qmnv3.errors import TrainingError
+from qmnv3.errors import TrainingError, TrainingStopped
 from qmnv3.training.config import EmaConfig, OptimizerConfig, TrainConfig
 from qmnv3.training.logs import read_log
 from qmnv3.training.loop import train
@@ -74,6 +78,20 @@ class Killed(Exception):
     pass
 
 
+class SignalAt:
+    """A reporter that has the process signalled after a step."""
+
+    def __init__(self, step: int, number: int) -> None:
+        self.at, self.number = step, number
+
+    def step(self, record: dict[str, Any], total: int) -> None:
+        if record["step"] == self.at:
+            os.kill(os.getpid(), self.number)
+
+    def validated(self, record: dict[str, Any]) -> None:
+        pass
+
+
 class KillAt:
     """A reporter that stops the training after a step."""
 
@@ -116,6 +134,40 @@ def test_a_resumed_run_ends_as_one_that_was_not_interrupted(
         for name in ("whole", "killed")
     ]
     assert logs[0] == logs[1] and len(logs[0]) == 3 * (STEPS_PER_EPOCH // accumulate)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_after_the_step_with_all_saved(tmp_path: Path, number: int) -> None:
+    settings = config(save_every_s=1e9)
+    whole = run(tmp_path / "whole", settings)
+    with pytest.raises(TrainingStopped, match="stopped at step 5; --resume goes on") as stopped:
+        run(tmp_path / "stopped", settings, reporter=SignalAt(5, number))
+    assert stopped.value.exit_code == 128 + number
+    resumed = run(tmp_path / "stopped", settings, resume=True)
+    assert torch.equal(whole[0].weight, resumed[0].weight)
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(tmp_path, config(epochs=1))
+    last = tmp_path / "checkpoints" / "last.safetensors"
+    before = last.read_bytes()
+
+    def full(path: Path, content: bytes) -> int:
+        path.open("wb").write(content[:100])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr(Path, "write_bytes", full)
+        run(tmp_path, config(epochs=2), batches=Noise)
+    assert last.read_bytes() == before and len(list(last.parent.iterdir())) == 1
+
+
+def test_tensorboard_gets_what_the_log_gets(tmp_path: Path) -> None:
+    run(tmp_path, config(epochs=2, tensorboard=True), validate=lambda model: 0.25)
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    losses = [line["loss"] for line in read_log(tmp_path / "log.jsonl") if "loss" in line]
+    assert [event.value for event in events.Scalars("loss")] == pytest.approx(losses)
+    assert [event.step for event in events.Scalars("validation")] == [STEPS_PER_EPOCH, 2 * STEPS_PER_EPOCH]
 
 
 def test_it_learns_and_keeps_the_best(tmp_path: Path) -> None:

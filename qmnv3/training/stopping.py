@@ -1,0 +1,37 @@
+"""Stopping between two steps when asked to, so that what is saved is whole."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stop:
+    """Whether a signal has come, and which."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """The signal handler; a second signal does what it would have done."""
+        self.signal = number
+        for each in _SIGNALS:
+            signal.signal(each, signal.SIG_DFL)
+
+
+@contextmanager
+def asked_to_stop() -> Iterator[Stop]:
+    """Note SIGINT and SIGTERM instead of dying of them; only the main thread can."""
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.signal(number, stop) for number in _SIGNALS}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
