@@ -11,7 +11,7 @@ Train a model with its quantization, from a float checkpoint to an int8 RUN.
 It is calibrated first (equalization included), then trained on DIR/train/<class>/<image> with the float
 model as a teacher, validating on DIR/val. Images without class folders will do: then it learns from the
 float model alone. OUT is a RUN as `qmnv3 ptq` writes; a killed run goes on with --resume. Recipes: v3l_qat,
-v3s_qat, v2_qat.
+v3s_qat, v2_qat. Several processes or machines: `torchrun --nproc-per-node N -m qmnv3 qat ...`.
 
 **Examples**
 
@@ -75,6 +75,8 @@ def command(
     run = out or Path("runs") / f"{model.rpartition(':')[2]}_qat"
     job = QatJob(model, weights, data, val, run, config, width, resolution, device, resume)
     result = run_qat(job, progress)
+    if result is None:
+        return
     if result.outcome.skipped:
         names = ", ".join(result.outcome.skipped[:3])
         typer.echo(f"warning: {len(result.outcome.skipped)} images could not be read: {names}", err=True)

@@ -18,7 +18,7 @@ from calibration.ptq import Calibration, calibrate
 from calibration.report import layer_table
 from calibration.statistics import collect
 from qmnv3.cli.ptq_job import Photos, fingerprint
-from qmnv3.cli.train_job import check_device, check_training_folder
+from qmnv3.cli.train_job import check_training_folder
 from qmnv3.cli.training_data import TrainingData, batch_source, find_training_data, validation
 from qmnv3.cli.training_view import TrainingView
 from qmnv3.data.classes import class_index
@@ -37,6 +37,7 @@ from qmnv3.quant.convert import convert
 from qmnv3.quant.fake_quant import activation_sites, fake_quant
 from qmnv3.quant.sites import read_sites
 from qmnv3.runs import check_out, save_run
+from qmnv3.training.distributed import World, join_world
 from qmnv3.training.loop import Outcome, train
 
 
@@ -89,16 +90,18 @@ class QatResult:
         )
 
 
-def run_qat(job: QatJob, progress: Progress = silent) -> QatResult:
+def run_qat(job: QatJob, progress: Progress = silent) -> QatResult | None:
     """Train `job.model` with quantization and write the RUN folder, as `qmnv3 ptq` does.
 
     Until it is complete, checkpoints and log lie in OUT.training; a killed run goes on from there with
-    `resume`. Raises a QmnError for anything wrong with the model, the weights or the images.
+    `resume`. Of several processes (torchrun) the first writes the RUN, the others return None.
+    Raises a QmnError for anything wrong with the model, the weights or the images.
     """
     started = time.perf_counter()
     check_out(job.out)
-    check_training_folder(job.work, resume=job.resume)
-    check_device(job.device)
+    world = join_world(job.device)
+    if world.leads:
+        check_training_folder(job.work, resume=job.resume)
     data = find_training_data(job.data, job.val, labels=False)
     loaded = _load(job)
     calibration = _calibrate(job, data, loaded, progress)
@@ -107,16 +110,18 @@ def run_qat(job: QatJob, progress: Progress = silent) -> QatResult:
     model = _qat_model(job, calibration)
     with TrainingView(job.config.training.epochs) as view:
         outcome = train(
-            _task(job, data, calibration, model),
-            batch_source(data, loaded.preprocessing, job.config.training),
+            _task(job, data, calibration, model, world),
+            batch_source(data, loaded.preprocessing, job.config.training, world),
             job.config.training,
             job.work,
             recipe={"model": job.model, "data": str(job.data)} | job.config.model_dump(),
             validate=judge,
-            device=job.device,
+            world=world,
             resume=job.resume,
-            reporter=view,
+            reporter=view if world.leads else None,
         )
+    if not world.leads:
+        return None
     _reestimate(job, data, loaded, model)
     frozen = copy.deepcopy(calibration.model)
     floored = freeze_trained(model, frozen)
@@ -200,21 +205,23 @@ def _qat_model(job: QatJob, calibration: Calibration) -> QatModel:
     return QatModel(copy.deepcopy(calibration.model), job.config.forms, floored)
 
 
-def _task(job: QatJob, data: TrainingData, calibration: Calibration, model: QatModel) -> QatTask:
+def _task(
+    job: QatJob, data: TrainingData, calibration: Calibration, model: QatModel, world: World
+) -> QatTask:
     config = job.config
     taught = config.distillation.weight > 0 or not data.labelled
     teacher = None
     if taught:
         parent = copy.deepcopy(calibration.parent).to(job.device)
         teacher = Teacher(parent, config.distillation.features)
-    images = max(1, len(data.train) // config.training.batch_size)
+    batches = max(1, len(data.train) // (config.training.batch_size * world.size))
     return QatTask(
         model,
         config.schedule,
         config.distillation,
         teacher=teacher,
         labelled=data.labelled,
-        total_steps=max(1, images // config.training.accumulate) * config.training.epochs,
+        total_steps=max(1, batches // config.training.accumulate) * config.training.epochs,
         label_smoothing=config.training.label_smoothing,
     )
 

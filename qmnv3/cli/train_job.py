@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from qmnv3.cli.training_data import TrainingData, batch_source, find_training_data, validation
 from qmnv3.cli.training_view import TrainingView
@@ -19,6 +18,7 @@ from qmnv3.models.user_model import is_user_model
 from qmnv3.models.weights import LoadedModel, load_model
 from qmnv3.training.checkpoints import LAST
 from qmnv3.training.config import TrainConfig
+from qmnv3.training.distributed import join_world
 from qmnv3.training.loop import CHECKPOINTS, Outcome, train
 from qmnv3.training.task import ClassificationTask
 
@@ -48,8 +48,9 @@ def run_train(job: TrainJob) -> Outcome:
 
     Raises a QmnError for anything wrong with the model, the weights or the images.
     """
-    check_training_folder(job.out, resume=job.resume)
-    check_device(job.device)
+    world = join_world(job.device)
+    if world.leads:
+        check_training_folder(job.out, resume=job.resume)
     data = find_training_data(job.data, job.val, labels=True)
     loaded = _load(job, data)
     network = loaded.model
@@ -60,17 +61,18 @@ def run_train(job: TrainJob) -> Outcome:
     with TrainingView(job.config.epochs) as view:
         outcome = train(
             ClassificationTask(network, job.config.label_smoothing),
-            batch_source(data, loaded.preprocessing, job.config),
+            batch_source(data, loaded.preprocessing, job.config, world),
             job.config,
             job.out,
             recipe=recipe,
             validate=validation(data, loaded.preprocessing, job.device, outputs),
-            device=job.device,
+            world=world,
             resume=job.resume,
-            reporter=view,
+            reporter=view if world.leads else None,
         )
-    save_checkpoint(job.out / WEIGHTS, network.cpu(), loaded.preprocessing)
-    write_json(job.out / SUMMARY, _summary(outcome, recipe))
+    if world.leads:
+        save_checkpoint(job.out / WEIGHTS, network.cpu(), loaded.preprocessing)
+        write_json(job.out / SUMMARY, _summary(outcome, recipe))
     return outcome
 
 
@@ -83,14 +85,6 @@ def check_training_folder(out: Path, *, resume: bool) -> None:
         raise TrainingError(f"{out}: holds a training already; give --resume to go on, or another --out")
     if out.is_file():
         raise TrainingError(f"{out}: is a file; choose another --out")
-
-
-def check_device(device: str) -> None:
-    """TrainingError for a device that is not there."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise TrainingError("--device cuda: this torch sees no GPU; leave it out to train on the CPU")
-    if device not in ("cpu", "cuda"):
-        raise TrainingError(f"--device {device}: is not cpu or cuda")
 
 
 def _load(job: TrainJob, data: TrainingData) -> LoadedModel:

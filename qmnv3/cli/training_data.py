@@ -16,6 +16,7 @@ from qmnv3.data.training_batches import TrainingBatches
 from qmnv3.errors import DataError
 from qmnv3.preprocessing import Preprocessing
 from qmnv3.training.config import TrainConfig
+from qmnv3.training.distributed import World
 
 _VALIDATION_BATCH = 50
 
@@ -52,9 +53,9 @@ def find_training_data(data: Path, val: Path | None, *, labels: bool) -> Trainin
 
 
 def batch_source(
-    data: TrainingData, spec: Preprocessing, config: TrainConfig
+    data: TrainingData, spec: Preprocessing, config: TrainConfig, world: World
 ) -> Callable[[Position], TrainingBatches]:
-    """Augmented batches from a position on."""
+    """This process's augmented batches from a position on."""
     augmentation = Augmentation(**config.augmentation.model_dump())
     return lambda start: TrainingBatches(
         data.train,
@@ -63,6 +64,8 @@ def batch_source(
         batch_size=config.batch_size,
         seed=config.seed,
         start=start,
+        rank=world.rank,
+        world_size=world.size,
         workers=config.workers,
     )
 

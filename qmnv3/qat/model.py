@@ -18,6 +18,7 @@ from qmnv3.qat.weights import WeightRange
 from qmnv3.quant.affine import INT4_MAX, INT8_MAX
 from qmnv3.quant.fold import Norm
 from qmnv3.quant.sites import Site, output_site, read_sites
+from qmnv3.training.distributed import largest
 
 
 class QatModel(nn.Module):
@@ -93,12 +94,22 @@ class QatModel(nn.Module):
             layer.weight_range.damping = strength
 
     def settle(self) -> None:
-        """Bring grids up to date with their parameters; in one transfer from the device."""
+        """Bring grids up to date with their parameters and what they observed, in all processes alike."""
         grids = [output.grid for output in self.outputs()]
+        self._share_observations([grid for grid in grids if grid.seen is not None])
         parts = [grid.numbers() for grid in grids]
         numbers = iter(torch.cat(parts).tolist())
         for grid, part in zip(grids, parts, strict=True):
             grid.settle([next(numbers) for _ in range(len(part))])
+
+    @torch.no_grad()
+    def _share_observations(self, grids: list[ActivationRange]) -> None:
+        if not grids:
+            return
+        ends = torch.stack([grid.seen for grid in grids if grid.seen is not None])
+        lowest, highest = -largest(-ends[:, 0]), largest(ends[:, 1].clone())
+        for grid, low, high in zip(grids, lowest, highest, strict=True):
+            grid.take(torch.stack([low, high]))
 
     @torch.no_grad()
     def write(self, prepared: fx.GraphModule) -> dict[str, tuple[float, float]]:

@@ -15,9 +15,10 @@ from qmnv3.quant.affine import asymmetric_qparams
 class ActivationRange(Protocol):
     """The grid of one activation tensor.
 
-    `scale` and `bounds` are what a step works with; gradients reach the range through them. `observe` sees
-    the tensor's smallest and largest value while training. `numbers` are what `settle` needs as Python
-    floats: those of all ranges cross from the device at once, between steps. `freeze` ends all change.
+    `scale` and `bounds` are what a step works with; gradients reach the range through them. `observe` notes
+    the tensor's smallest and largest value while training; between steps `take` gets those of all processes.
+    `numbers` are what `settle` needs as Python floats: those of all ranges cross from the device at once.
+    `freeze` ends all change.
     """
 
     @property
@@ -28,7 +29,10 @@ class ActivationRange(Protocol):
     def qparams(self) -> QParams: ...  # noqa: D102
     @property
     def observes(self) -> bool: ...  # noqa: D102
+    @property
+    def seen(self) -> torch.Tensor | None: ...  # noqa: D102
     def observe(self, low: torch.Tensor, high: torch.Tensor) -> None: ...  # noqa: D102
+    def take(self, ends: torch.Tensor) -> None: ...  # noqa: D102
     def numbers(self) -> torch.Tensor: ...  # noqa: D102
     def settle(self, numbers: list[float]) -> None: ...  # noqa: D102
     def freeze(self) -> None: ...  # noqa: D102
@@ -50,6 +54,7 @@ class FixedRange(nn.Module):
     """A grid that training leaves alone: the image's, hard-sigmoid's, a floored one."""
 
     observes = False
+    seen = None
 
     def __init__(self, start: QParams) -> None:
         super().__init__()
@@ -59,6 +64,9 @@ class FixedRange(nn.Module):
         self.register_buffer("scale", torch.from_numpy(start.scale.copy()), persistent=False)
 
     def observe(self, low: torch.Tensor, high: torch.Tensor) -> None:
+        """Nothing to learn from it."""
+
+    def take(self, ends: torch.Tensor) -> None:
         """Nothing to learn from it."""
 
     def numbers(self) -> torch.Tensor:
@@ -80,6 +88,7 @@ class LearnedRange(nn.Module):
     """
 
     observes = False
+    seen = None
 
     def __init__(self, start: QParams, size: int) -> None:
         super().__init__()
@@ -117,6 +126,9 @@ class LearnedRange(nn.Module):
     def observe(self, low: torch.Tensor, high: torch.Tensor) -> None:
         """The gradient is all it goes by."""
 
+    def take(self, ends: torch.Tensor) -> None:
+        """The gradient is all it goes by."""
+
     def numbers(self) -> torch.Tensor:
         """Log of the scale, zero point."""
         return torch.stack([self.log_scale.detach(), self.zero_point.detach()])
@@ -147,6 +159,7 @@ class MovingAverageRange(nn.Module):
         self.register_buffer("high", torch.tensor(float(high)))
         self.register_buffer("scale", torch.from_numpy(start.scale.copy()), persistent=False)
         self.observes = True
+        self.seen: torch.Tensor | None = None
         self._settled = start
 
     @property
@@ -161,9 +174,15 @@ class MovingAverageRange(nn.Module):
 
     @torch.no_grad()
     def observe(self, low: torch.Tensor, high: torch.Tensor) -> None:
-        """Take in a batch's smallest and largest value."""
-        self.low.lerp_(low.to(self.low.dtype), 1.0 - self._momentum)
-        self.high.lerp_(high.to(self.high.dtype), 1.0 - self._momentum)
+        """Note a batch's smallest and largest value."""
+        self.seen = torch.stack([low, high]).to(self.low.dtype)
+
+    @torch.no_grad()
+    def take(self, ends: torch.Tensor) -> None:
+        """Take in what was observed."""
+        self.low.lerp_(ends[0], 1.0 - self._momentum)
+        self.high.lerp_(ends[1], 1.0 - self._momentum)
+        self.seen = None
 
     def numbers(self) -> torch.Tensor:
         """Both ends."""
@@ -185,6 +204,7 @@ class ClipRange(nn.Module):
     """
 
     observes = False
+    seen = None
 
     def __init__(self, start: QParams) -> None:
         super().__init__()
@@ -211,6 +231,9 @@ class ClipRange(nn.Module):
         return self._settled
 
     def observe(self, low: torch.Tensor, high: torch.Tensor) -> None:
+        """The gradient is all it goes by."""
+
+    def take(self, ends: torch.Tensor) -> None:
         """The gradient is all it goes by."""
 
     def numbers(self) -> torch.Tensor:

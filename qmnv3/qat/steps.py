@@ -10,6 +10,7 @@ from qmnv3.qat.ranges import ActivationRange
 from qmnv3.qat.weights import WeightRange
 from qmnv3.quant.affine import HARD_SWISH_GATE_QPARAMS
 from qmnv3.quant.sites import FusedActivation
+from qmnv3.training.distributed import batch_norm
 
 
 class Output(nn.Module):
@@ -127,7 +128,8 @@ class LayerStep(nn.Module):
             )
         weight = self._rounded(self.weight, self._factor().detach())
         raw = self._convolve(x.values, weight * x.scale, None)
-        return self.output.finish(self._normalise(self.norm, raw, gain, offset), scale)
+        steps = batch_norm(raw, self.norm, self.norm.weight * gain, _sum(self.norm.bias * gain, offset))
+        return self.output.finish(steps, scale)
 
     def folded(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Weight, on its grid when quantizing, and bias with BatchNorm's running statistics folded in."""
@@ -170,27 +172,6 @@ class LayerStep(nn.Module):
         if isinstance(layer, Conv2dSame):
             return conv2d_same(x, weight, bias, layer.stride, layer.dilation, layer.groups)
         return F.conv2d(x, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
-
-    def _normalise(
-        self,
-        norm: nn.modules.batchnorm._BatchNorm,
-        raw: torch.Tensor,
-        gain: torch.Tensor,
-        offset: torch.Tensor | None,
-    ) -> torch.Tensor:
-        assert norm.num_batches_tracked is not None
-        norm.num_batches_tracked.add_(1)
-        momentum = norm.momentum if norm.momentum is not None else 1.0 / float(norm.num_batches_tracked)
-        return F.batch_norm(
-            raw,
-            norm.running_mean,
-            norm.running_var,
-            norm.weight * gain,
-            _sum(norm.bias * gain, offset),
-            training=True,
-            momentum=momentum,
-            eps=norm.eps,
-        )
 
 
 class HardSwishStep(nn.Module):

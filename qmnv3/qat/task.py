@@ -55,7 +55,7 @@ class QatTask:
         return loss, logits
 
     def before_step(self, step: int, steps_per_epoch: int) -> None:
-        """Bring grids up to date and switch on what is due at `step`."""
+        """Switch on what is due at `step`, with grids that fit the parameters."""
         schedule, done = self._schedule, step / max(1, self._total)
         self.model.settle()
         self.model.quantize(done >= schedule.quantize_after)
@@ -65,6 +65,10 @@ class QatTask:
             self.model.freeze_ranges()
         if schedule.damping:
             self.model.damp(schedule.damping * (1.0 - math.cos(math.pi * done)) / 2.0)
+
+    def after_step(self) -> None:
+        """Take in what ranges observed: nothing must be pending when a checkpoint is saved."""
+        self.model.settle()
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,6 +17,7 @@ from qmnv3.errors import TrainingError, TrainingStopped
 from qmnv3.training.checkpoints import BEST, LAST, Progress, Trained, load_state, load_weights, save_state
 from qmnv3.training.config import TrainConfig
 from qmnv3.training.diagnosis import not_finite
+from qmnv3.training.distributed import ALONE, World, from_leader, largest, loss_of
 from qmnv3.training.ema import Ema
 from qmnv3.training.logs import LOG, JsonLines, Reporter, Silent, TensorBoard
 from qmnv3.training.memory import keep_freed_memory
@@ -38,6 +40,9 @@ class Task(Protocol):
 
     def before_step(self, step: int, steps_per_epoch: int) -> None:
         """Called before every update and before validation."""
+
+    def after_step(self) -> None:
+        """Called after every update."""
 
 
 class Batches(Protocol):
@@ -68,7 +73,7 @@ def train(
     *,
     recipe: dict[str, Any],
     validate: Callable[[nn.Module], float] | None = None,
-    device: str = "cpu",
+    world: World = ALONE,
     resume: bool = False,
     reporter: Reporter | None = None,
 ) -> Outcome:
@@ -81,7 +86,7 @@ def train(
     TrainingStopped, with everything saved, after SIGINT or SIGTERM.
     """
     keep_freed_memory()
-    run = _Run(task, config, out, recipe, device, resume, reporter or Silent())
+    run = _Run(task, config, out, recipe, world, resume, reporter or Silent())
     source = batches(Position(run.progress.epoch, run.progress.batch))
     started = time.perf_counter()
     try:
@@ -89,6 +94,7 @@ def train(
             run.train(source, validate, stop)
     finally:
         source.close()
+    from_leader(0.0)  # which has then saved everything
     best = out / CHECKPOINTS / BEST
     load_weights(best if run.progress.best is not None else out / CHECKPOINTS / LAST, task.model)
     task.before_step(run.progress.step, 1)
@@ -103,27 +109,27 @@ class _Run:
         config: TrainConfig,
         out: Path,
         recipe: dict[str, Any],
-        device: str,
+        world: World,
         resume: bool,
         reporter: Reporter,
     ) -> None:
-        self.task, self.config, self.device, self.reporter = task, config, device, reporter
+        self.task, self.config, self.world, self.reporter = task, config, world, reporter
         self.folder = out / CHECKPOINTS
         self.folder.mkdir(parents=True, exist_ok=True)
-        torch.manual_seed(config.seed)
-        task.model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        effective = config.batch_size * config.accumulate
+        torch.manual_seed(config.seed + world.rank)  # dropout differs between processes
+        task.model.to(world.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        effective = config.batch_size * config.accumulate * world.size
         self.optimizer = make_optimizer(task.model, config.optimizer, effective_batch=effective)
         self.ema = Ema(task.model, config.ema.decay) if config.ema.enabled else None
         self.progress = Progress()
         self.saved = Trained(task.model, self.optimizer, self.ema, self.progress, recipe)
         if resume:
             load_state(self.folder / LAST, self.saved)
-        self.log = JsonLines(out / LOG, self.progress.step)
-        self.board = TensorBoard(out / "tensorboard", self.progress.step) if config.tensorboard else None
-        self.loss: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = task.loss
-        if config.compile:
-            self.loss = torch.compile(task.loss)
+        step = self.progress.step
+        self.log = JsonLines(out / LOG, step) if world.leads else None
+        writes = config.tensorboard and world.leads
+        self.board = TensorBoard(out / "tensorboard", step) if writes else None
+        self.loss = loss_of(task, world, compiled=config.compile)
 
     def train(self, source: Batches, validate: Callable[[nn.Module], float] | None, stop: Stop) -> None:
         """Every epoch that is left."""
@@ -137,11 +143,12 @@ class _Run:
             self.task.model.train()
             for _ in range(progress.step - progress.epoch * updates, updates):
                 self.update(source, updates, total)
-                if stop.signal is not None or time.perf_counter() - saved_at > config.save_every_s:
+                signal = self.signal(stop)
+                if signal or time.perf_counter() - saved_at > config.save_every_s:
                     self.save(LAST)
                     saved_at = time.perf_counter()
-                if stop.signal is not None:
-                    raise TrainingStopped(f"stopped at step {progress.step}; --resume goes on", stop.signal)
+                if signal:
+                    raise TrainingStopped(f"stopped at step {progress.step}; --resume goes on", signal)
             for _ in range(source.steps_per_epoch - updates * config.accumulate):
                 next(source)  # too few for an update
             progress.epoch, progress.batch = progress.epoch + 1, 0
@@ -149,6 +156,11 @@ class _Run:
                 self.validate(validate, updates)
             self.save(LAST)
             saved_at = time.perf_counter()
+
+    def signal(self, stop: Stop) -> int:
+        """Signal that any of the processes was stopped with, 0 for none: all stop after the same step."""
+        own = stop.signal or 0
+        return own if self.world.size == 1 else int(largest(torch.tensor(own, device=self.world.device)))
 
     def update(self, source: Batches, updates: int, total: int) -> None:
         """One step of the optimizer."""
@@ -160,7 +172,7 @@ class _Run:
         self.optimizer.zero_grad()
         loss, right, seen = 0.0, 0, 0
         for images, labels in self.tensors(source):
-            with torch.autocast(self.device, torch.bfloat16, enabled=config.precision == "bf16"):
+            with torch.autocast(self.world.device, torch.bfloat16, enabled=config.precision == "bf16"):
                 mean, logits = self.loss(images, labels)
             (mean / config.accumulate).backward()  # type: ignore[no-untyped-call]
             value = mean.item()
@@ -172,6 +184,7 @@ class _Run:
         if config.max_grad_norm is not None:
             nn.utils.clip_grad_norm_(self.task.model.parameters(), config.max_grad_norm)
         self.optimizer.step()
+        self.task.after_step()
         progress.step += 1
         progress.batch += config.accumulate
         progress.skipped += [str(path) for path in source.skipped.paths if str(path) not in progress.skipped]
@@ -194,21 +207,20 @@ class _Run:
         for _ in range(self.config.accumulate):
             batch = next(source)
             # NHWC in memory is channels_last.
-            images = torch.from_numpy(batch.images).permute(0, 3, 1, 2).to(self.device, non_blocking=True)
+            images = (
+                torch.from_numpy(batch.images).permute(0, 3, 1, 2).to(self.world.device, non_blocking=True)
+            )
             labels = batch.labels if len(batch.labels) else [-1] * len(batch)
-            yield images, torch.as_tensor(labels, device=self.device)
+            device = self.world.device
+            yield images.to(device, non_blocking=True), torch.as_tensor(labels, device=device)
 
     def validate(self, validate: Callable[[nn.Module], float], updates: int) -> None:
         """Judge what would be kept."""
         progress, model = self.progress, self.task.model
-        self.task.before_step(progress.step, updates)
         model.eval()
-        if self.ema is None:
-            result = validate(model)
-        else:
-            with self.ema.applied():
-                self.task.before_step(progress.step, updates)
-                result = validate(model)
+        with nullcontext() if self.ema is None else self.ema.applied():
+            self.task.before_step(progress.step, updates)
+            result = from_leader(validate(model) if self.world.leads else 0.0)
         record = {"step": progress.step, "epoch": progress.epoch, "validation": result}
         self.write(record)
         self.reporter.validated(record)
@@ -218,13 +230,16 @@ class _Run:
 
     def write(self, record: dict[str, Any]) -> None:
         """Add to the logs."""
+        if self.log is None:
+            return
         self.log.write(record)
         if self.board is not None:
             self.board.write(record)
 
     def save(self, name: str) -> None:
-        """Keep everything."""
-        save_state(self.folder / name, self.saved)
+        """Keep everything; the first process has all there is."""
+        if self.world.leads:
+            save_state(self.folder / name, self.saved)
 
     def stop(self, images: Tensor, loss: float) -> None:
         """Say where it went wrong."""

@@ -18,3 +18,6 @@ class ClassificationTask:
 
     def before_step(self, step: int, steps_per_epoch: int) -> None:
         """Nothing changes while it trains."""
+
+    def after_step(self) -> None:
+        """Nothing is pending."""

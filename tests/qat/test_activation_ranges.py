@@ -20,6 +20,8 @@ def test_moving_average_takes_in_each_batchs_ends() -> None:
     grid = MovingAverageRange(START, momentum=0.9)
     assert (float(grid.low), float(grid.high)) == pytest.approx((-10.0, 15.5))
     grid.observe(torch.tensor(-20.0), torch.tensor(5.5))
+    assert float(grid.low) == pytest.approx(-10.0)
+    grid.take(grid.seen)
     settle(grid)
     assert (float(grid.low), float(grid.high)) == pytest.approx((-11.0, 14.5))
     assert float(grid.scale) == pytest.approx(25.5 / 255) and int(grid.qparams.zero_point) == -18

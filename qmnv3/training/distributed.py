@@ -1,0 +1,175 @@
+"""Several processes that train one model, as torchrun starts them."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.parallel import DistributedDataParallel
+
+from qmnv3.errors import TrainingError
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among `size`; `device` is where it trains."""
+
+    rank: int
+    size: int
+    device: str
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the process that writes files and speaks."""
+        return self.rank == 0
+
+
+ALONE = World(0, 1, "cpu")
+
+
+def join_world(device: str) -> World:
+    """Join the processes torchrun started, or be alone; `device` is "cpu" or "cuda".
+
+    TrainingError for a device that is not there.
+    """
+    if device not in ("cpu", "cuda"):
+        raise TrainingError(f"--device {device}: is not cpu or cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise TrainingError("--device cuda: this torch sees no GPU; leave it out to train on the CPU")
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        return World(0, 1, device)
+    if device == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if device == "cuda" else "gloo")
+    return World(dist.get_rank(), size, device)
+
+
+def is_distributed() -> bool:
+    """Whether there are other processes."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def largest(values: Tensor) -> Tensor:
+    """Elementwise maximum over all processes."""
+    if is_distributed():
+        dist.all_reduce(values, dist.ReduceOp.MAX)
+    return values
+
+
+def from_leader(value: float) -> float:
+    """What the first process has."""
+    if not is_distributed():
+        return value
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    shared = torch.tensor([value], dtype=torch.float64, device=device)
+    dist.broadcast(shared, 0)
+    return float(shared)
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone()
+        dist.all_reduce(total)
+        return total
+
+
+def batch_norm(
+    x: Tensor, norm: nn.modules.batchnorm._BatchNorm, weight: Tensor | None, bias: Tensor | None
+) -> Tensor:
+    """`norm` in training mode on x [N, C, ...], with `weight` and `bias` for its own.
+
+    Running statistics follow by its momentum. With other processes the statistics are those of all their
+    batches together, as if one process had them all; torch's SyncBatchNorm does so on GPUs only.
+    """
+    momentum = norm.momentum
+    if norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
+        if momentum is None:
+            momentum = 1.0 / float(norm.num_batches_tracked)
+    assert momentum is not None
+    if not is_distributed():
+        return F.batch_norm(x, norm.running_mean, norm.running_var, weight, bias, True, momentum, norm.eps)
+    over = [axis for axis in range(x.dim()) if axis != 1]
+    shape = [1, -1] + [1] * (x.dim() - 2)
+    local = torch.cat([x.sum(over), x.new_tensor([x.numel() / x.shape[1]])])
+    total = _sum(local)
+    count = total[-1].detach()
+    mean = total[:-1] / count
+    centred = x - mean.reshape(shape)
+    variance = _sum(centred.square().sum(over)) / count
+    with torch.no_grad():
+        assert norm.running_mean is not None and norm.running_var is not None
+        norm.running_mean.lerp_(mean, momentum)
+        norm.running_var.lerp_(variance * count / (count - 1), momentum)
+    scale = torch.rsqrt(variance + norm.eps)
+    scaled = centred * (scale if weight is None else scale * weight).reshape(shape)
+    return scaled if bias is None else scaled + bias.reshape(shape)
+
+
+def _sum(values: Tensor) -> Tensor:
+    total: Tensor = _SumOverProcesses.apply(values)  # type: ignore[no-untyped-call]
+    return total
+
+
+def synchronise_batch_norm(model: nn.Module) -> None:
+    """Let every BatchNorm2d of `model` take its statistics from the batches of all processes."""
+    for module in model.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = SyncedBatchNorm2d  # keeps parameters, hooks and the optimizer's references
+
+
+class SyncedBatchNorm2d(nn.BatchNorm2d):
+    """`nn.BatchNorm2d` over all processes; the same state-dict keys."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[N, C, H, W]."""
+        return batch_norm(input, self, self.weight, self.bias) if self.training else super().forward(input)
+
+
+Loss = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+class _LossModule(nn.Module):
+    """A loss as a module, so that DistributedDataParallel sees its forward pass."""
+
+    def __init__(self, model: nn.Module, loss: Loss) -> None:
+        super().__init__()
+        self.model = model
+        self._loss = loss
+
+    def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean loss and logits."""
+        return self._loss(images, labels)
+
+
+class _Trainable(Protocol):
+    @property
+    def model(self) -> nn.Module: ...
+    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
+def loss_of(task: _Trainable, world: World, *, compiled: bool) -> Loss:
+    """The task's loss; its gradients are then averaged over all processes, and BatchNorm is synchronised."""
+    loss: Loss = torch.compile(task.loss) if compiled else task.loss
+    if world.size == 1:
+        return loss
+    synchronise_batch_norm(task.model)
+    # A layer that a task leaves out for a while gets no gradient; buffers are alike already.
+    return DistributedDataParallel(
+        _LossModule(task.model, loss), broadcast_buffers=False, find_unused_parameters=True
+    )
