@@ -1,7 +1,8 @@
 """RUN folders: the frozen result of quantizing a model, read by export, eval and inspect.
 
 `int8.json/.safetensors` and `float32.json/.safetensors` are QuantGraphs (the integers and the float parent),
-`calibration.json` the per-layer report, `run.json` where it all came from.
+`calibration.json` the per-layer report, `run.json` where it all came from, `calibrated.safetensors` what
+training with quantization starts from.
 """
 
 import json
@@ -17,6 +18,7 @@ from qmnv3.ir import QuantGraph, load_graph, save_graph
 
 INT8, FLOAT32 = "int8", "float32"
 CALIBRATION, PROVENANCE = "calibration.json", "run.json"
+CALIBRATED = "calibrated.safetensors"
 
 
 def save_run(

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from safetensors.torch import save
+
 from calibration.config import PtqConfig
 from calibration.ladder import Climb, climb, ladder
 from calibration.progress import Progress, silent
@@ -21,7 +23,8 @@ from qmnv3.models.config import ModelOptions
 from qmnv3.models.weights import LoadedModel, load_model
 from qmnv3.preprocessing import Preprocessing
 from qmnv3.quant.convert import convert
-from qmnv3.runs import check_out, save_run
+from qmnv3.quant.state import model_state
+from qmnv3.runs import CALIBRATED, check_out, save_run
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,7 @@ def run_ptq(job: PtqJob, progress: Progress = silent) -> PtqResult:
     }
     ladder_json = climbed.to_json() if climbed else []
     report = result.to_json() | {"ladder": ladder_json, "int16_cost": cost}
-    save_run(job.out, int8, float32, report, provenance)
+    save_run(job.out, int8, float32, report, provenance, {CALIBRATED: save(model_state(result.model))})
     shutil.rmtree(partial, ignore_errors=True)
     return PtqResult(job.out, result, time.perf_counter() - started, tuple(warnings), climbed, cost)
 

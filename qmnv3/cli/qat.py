@@ -22,6 +22,8 @@ v3s_qat, v2_qat. Several processes or machines: `torchrun --nproc-per-node N -m 
     qmnv3 qat --model small --weights v3_small.safetensors --data photos/ --out runs/distilled --epochs 10
 
     qmnv3 qat --model small --weights v3_small.safetensors --data photos/ --out runs/distilled --resume
+
+    qmnv3 qat --model small --weights v3_small.safetensors --data photos/ --start runs/best --out runs/better
 """
 RECIPES = {"large": "v3l_qat", "small": "v3s_qat", "v2": "v2_qat"}
 
@@ -39,6 +41,9 @@ def command(
     ] = None,
     level: Annotated[
         int | None, typer.Option(min=0, max=5, help="Level of calibration to start from, as in `qmnv3 ptq`.")
+    ] = None,
+    start: Annotated[
+        Path | None, typer.Option(help="RUN of `qmnv3 ptq` to start from, instead of calibrating.")
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Default from the recipe.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Default from the recipe.")] = None,
@@ -58,7 +63,8 @@ def command(
 ) -> None:
     """Train a model with its quantization, from a float checkpoint to an int8 RUN."""
     from qmnv3.cli.progress import progress
-    from qmnv3.cli.qat_job import QatJob, run_qat
+    from qmnv3.cli.qat_job import run_qat
+    from qmnv3.cli.qat_start import QatJob
     from qmnv3.qat.config import QatConfig
     from recipes import load_recipe
 
@@ -73,7 +79,7 @@ def command(
     }
     config = load_recipe(recipe or RECIPES.get(model, "v3s_qat"), QatConfig, **overrides)
     run = out or Path("runs") / f"{model.rpartition(':')[2]}_qat"
-    job = QatJob(model, weights, data, val, run, config, width, resolution, device, resume)
+    job = QatJob(model, weights, data, val, run, config, start, width, resolution, device, resume)
     result = run_qat(job, progress)
     if result is None:
         return

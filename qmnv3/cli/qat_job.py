@@ -11,57 +11,32 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save
 from torch import fx, nn
 
 from calibration.progress import Progress, silent
-from calibration.ptq import Calibration, calibrate
 from calibration.report import layer_table
 from calibration.statistics import collect
 from qmnv3.cli.ptq_job import Photos, fingerprint
+from qmnv3.cli.qat_start import QatJob, Start, checkpoint, load_float, make_start, photos
 from qmnv3.cli.train_job import check_training_folder
 from qmnv3.cli.training_data import TrainingData, batch_source, find_training_data, validation
 from qmnv3.cli.training_view import TrainingView
 from qmnv3.data.classes import class_index
 from qmnv3.data.folder import sample
 from qmnv3.data.loader import load_batches
-from qmnv3.errors import TrainingError
 from qmnv3.ir import Metadata, QuantGraph
-from qmnv3.models.download import cache_dir, fetch
-from qmnv3.models.releases import best_release
-from qmnv3.models.weights import LoadedModel, load_model
-from qmnv3.qat.config import QatConfig
+from qmnv3.models.weights import LoadedModel
 from qmnv3.qat.distillation import Teacher
 from qmnv3.qat.model import QatModel
 from qmnv3.qat.task import QatTask, freeze_trained, reestimate_batch_norm
 from qmnv3.quant.convert import convert
 from qmnv3.quant.fake_quant import activation_sites, fake_quant
 from qmnv3.quant.sites import read_sites
-from qmnv3.runs import check_out, save_run
+from qmnv3.quant.state import State, model_state
+from qmnv3.runs import CALIBRATED, check_out, save_run
 from qmnv3.training.distributed import World, join_world
 from qmnv3.training.loop import Outcome, train
-
-
-@dataclass(frozen=True)
-class QatJob:
-    """What to train, on what, and where to put it. Without class folders in `data` it learns from the float
-    model alone.
-    """
-
-    model: str
-    weights: Path | None
-    data: Path
-    val: Path | None
-    out: Path
-    config: QatConfig
-    width: float | None = None
-    resolution: int | None = None
-    device: str = "cpu"
-    resume: bool = False
-
-    @property
-    def work(self) -> Path:
-        """Where the training lies until the RUN is complete."""
-        return self.out.with_name(f"{self.out.name}.training")
 
 
 @dataclass(frozen=True)
@@ -103,14 +78,14 @@ def run_qat(job: QatJob, progress: Progress = silent) -> QatResult | None:
     if world.leads:
         check_training_folder(job.work, resume=job.resume)
     data = find_training_data(job.data, job.val, labels=False)
-    loaded = _load(job)
-    calibration = _calibrate(job, data, loaded, progress)
-    outputs = _outputs(data, calibration)
+    loaded = load_float(job)
+    start = make_start(job, data, loaded, progress)
+    outputs = _outputs(data, start)
     judge = validation(data, loaded.preprocessing, job.device, outputs)
-    model = _qat_model(job, calibration)
+    model = QatModel(copy.deepcopy(start.model), job.config.forms, start.floored)
     with TrainingView(job.config.training.epochs) as view:
         outcome = train(
-            _task(job, data, calibration, model, world),
+            _task(job, data, start, model, world),
             batch_source(data, loaded.preprocessing, job.config.training, world),
             job.config.training,
             job.work,
@@ -123,52 +98,20 @@ def run_qat(job: QatJob, progress: Progress = silent) -> QatResult | None:
     if not world.leads:
         return None
     _reestimate(job, data, loaded, model)
-    frozen = copy.deepcopy(calibration.model)
+    frozen = copy.deepcopy(start.model)
     floored = freeze_trained(model, frozen)
     judge = validation(data, loaded.preprocessing, "cpu", outputs)
-    accuracies = _accuracies(judge, calibration, frozen)
+    accuracies = _accuracies(judge, start, frozen)
     metadata = Metadata(job.model, loaded.preprocessing, _labels(data, outputs))
-    graphs = convert(frozen, metadata, "int8"), convert(calibration.parent, metadata, "float32")
-    layers = _layers(job, _photos(job, data, loaded), frozen, progress)
+    graphs = convert(frozen, metadata, "int8"), convert(start.parent, metadata, "float32")
+    layers = _layers(job, photos(job, data, loaded), frozen, progress)
     floors = [asdict(floor) for floor in floored]
-    report = calibration.to_json() | {"floored_scales": floors, "layers": layers}
-    _save(job, graphs, report, outcome, accuracies)
+    report = start.report | {"floored_scales": floors, "layers": layers}
+    _save(job, graphs, report, outcome, accuracies, model_state(frozen))
     return QatResult(job.out, outcome, *accuracies, time.perf_counter() - started)
 
 
-def _load(job: QatJob) -> LoadedModel:
-    options: dict[str, Any] = {} if job.width is None else {"width": job.width}
-    momentum = job.config.training.bn_momentum
-    if momentum is not None:
-        options["bn_momentum"] = momentum
-    return load_model(job.model, _weights(job), resolution=job.resolution, **options)
-
-
-def _weights(job: QatJob) -> Path:
-    """The checkpoint asked for, else the best published one, fetched once into the user's cache."""
-    if job.weights is not None:
-        return job.weights
-    release = best_release(job.model) if job.width is None else None
-    if release is None:
-        raise TrainingError(
-            f"model {job.model}: no --weights, and none are published; train a float model first: "
-            f"qmnv3 train --model {job.model} --data {job.data} --out runs/float"
-        )
-    return fetch(release, cache_dir())
-
-
-def _calibrate(job: QatJob, data: TrainingData, loaded: LoadedModel, progress: Progress) -> Calibration:
-    photos, config = _photos(job, data, loaded), job.config.calibration
-    return calibrate(loaded.model, loaded.preprocessing, photos, config, progress, job.work / "calibration")
-
-
-def _photos(job: QatJob, data: TrainingData, loaded: LoadedModel) -> Photos:
-    config = job.config.calibration
-    chosen = sample(data.train, config.images, config.seed)
-    return Photos(data.train, loaded.preprocessing, config.batch_size, chosen, skip_bad=True)
-
-
-def _layers(job: QatJob, photos: Photos, frozen: fx.GraphModule, progress: Progress) -> list[dict[str, Any]]:
+def _layers(job: QatJob, images: Photos, frozen: fx.GraphModule, progress: Progress) -> list[dict[str, Any]]:
     """The table of `qmnv3 inspect`, of the network as it is now and not as it was calibrated."""
     config = job.config.calibration
     described = copy.deepcopy(frozen)
@@ -176,7 +119,7 @@ def _layers(job: QatJob, photos: Photos, frozen: fx.GraphModule, progress: Progr
         site.factors = None  # its statistics are taken in its own units
     statistics = collect(
         described,
-        photos,
+        images,
         frozenset({"channels"}),
         expected=config.images,
         seed=config.seed,
@@ -186,11 +129,11 @@ def _layers(job: QatJob, photos: Photos, frozen: fx.GraphModule, progress: Progr
     return [row | {"equalized": equalized[row["site"]]} for row in layer_table(described, statistics)]
 
 
-def _outputs(data: TrainingData, calibration: Calibration) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def _outputs(data: TrainingData, start: Start) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     """The model's output for every class folder; empty without class folders."""
     if not data.labelled:
         return np.empty(0, np.int64)
-    found = class_index(data.train, read_sites(calibration.parent)[-1].output_shape[1])
+    found = class_index(data.train, read_sites(start.parent)[-1].output_shape[1])
     return np.asarray(found.outputs) + int(found.drop_background)
 
 
@@ -200,19 +143,12 @@ def _labels(data: TrainingData, outputs: np.ndarray[tuple[int], np.dtype[np.int6
     return data.train.classes if data.labelled and plain else ()
 
 
-def _qat_model(job: QatJob, calibration: Calibration) -> QatModel:
-    floored = {floor.site for floor in calibration.floored}
-    return QatModel(copy.deepcopy(calibration.model), job.config.forms, floored)
-
-
-def _task(
-    job: QatJob, data: TrainingData, calibration: Calibration, model: QatModel, world: World
-) -> QatTask:
+def _task(job: QatJob, data: TrainingData, start: Start, model: QatModel, world: World) -> QatTask:
     config = job.config
     taught = config.distillation.weight > 0 or not data.labelled
     teacher = None
     if taught:
-        parent = copy.deepcopy(calibration.parent).to(job.device)
+        parent = copy.deepcopy(start.parent).to(job.device)
         teacher = Teacher(parent, config.distillation.features)
     batches = max(1, len(data.train) // (config.training.batch_size * world.size))
     return QatTask(
@@ -242,13 +178,13 @@ def _images(job: QatJob, data: TrainingData, loaded: LoadedModel, count: int) ->
 
 
 def _accuracies(
-    judge: Any, calibration: Calibration, frozen: nn.Module
+    judge: Any, start: Start, frozen: nn.Module
 ) -> tuple[float | None, float | None, float | None]:
     """Of the float model, the calibrated one and the trained one, both as they are deployed."""
     if judge is None:
         return None, None, None
-    results = [judge(calibration.parent)]
-    for model in (calibration.model, frozen):
+    results = [judge(start.parent)]
+    for model in (start.model, frozen):
         with fake_quant(model):
             results.append(judge(model))
     return results[0], results[1], results[2]
@@ -260,12 +196,14 @@ def _save(
     report: dict[str, Any],
     outcome: Outcome,
     accuracies: tuple[float | None, float | None, float | None],
+    state: State,
 ) -> None:
     names = ("float_accuracy", "calibrated_accuracy", "accuracy")
     provenance = {
         "command": "qat",
         "model": job.model,
-        "weights": fingerprint(_weights(job)),
+        "weights": fingerprint(checkpoint(job)),
+        "start": None if job.start is None else str(job.start),
         "calibration_images": str(job.data),
         "skipped_images": list(outcome.skipped),
         "recipe": job.config.model_dump(),
@@ -273,5 +211,6 @@ def _save(
         "training": asdict(outcome) | dict(zip(names, accuracies, strict=True)),
     }
     log = (job.work / "log.jsonl").read_bytes()
-    save_run(job.out, *graphs, report, provenance, {"log.jsonl": log})
+    extra = {"log.jsonl": log, CALIBRATED: save(state)}
+    save_run(job.out, *graphs, report, provenance, extra)
     shutil.rmtree(job.work, ignore_errors=True)

@@ -4,9 +4,11 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
+from torch import fx
 
+from qmnv3.errors import PrepareError
 from qmnv3.ir import QParams
-from qmnv3.quant.fake_quant import FakeQuantize, QuantWeight
+from qmnv3.quant.fake_quant import FakeQuantize, QuantHardswish, QuantWeight
 
 State = dict[str, torch.Tensor]
 
@@ -60,3 +62,33 @@ def _qparams(key: str, state: Mapping[str, torch.Tensor]) -> QParams | None:
     qmin, qmax, axis = (int(value) for value in state[f"{key}.ends_and_axis"])
     scale, zero_point = state[f"{key}.scale"].numpy(), state[f"{key}.zero_point"].numpy()
     return QParams(scale, zero_point, qmin, qmax, None if axis < 0 else axis)
+
+
+def model_state(prepared: fx.GraphModule) -> State:
+    """All that calibration changed in a prepared model: weights, biases, grids, equalization."""
+    state: State = {}
+    for name, module in prepared.named_modules():
+        if isinstance(module, QuantWeight):
+            state |= layer_state(name, module)
+        elif isinstance(module, FakeQuantize):
+            state |= grid_state(name, module)
+        if isinstance(module, FakeQuantize | QuantHardswish) and module.factors is not None:
+            state[f"{name}.factors"] = module.factors.clone()
+    return {key: tensor.contiguous() for key, tensor in state.items()}
+
+
+def restore_model(prepared: fx.GraphModule, state: Mapping[str, torch.Tensor]) -> None:
+    """Put back what `model_state` gave, into a model prepared alike.
+
+    PrepareError naming the first layer or tensor that is not the same.
+    """
+    for name, module in prepared.named_modules():
+        try:
+            if isinstance(module, QuantWeight):
+                restore_layer(name, module, state)
+            elif isinstance(module, FakeQuantize):
+                restore_grid(name, module, state)
+        except (KeyError, RuntimeError) as error:
+            raise PrepareError(f"{name}: is not in the calibrated model, or of another shape") from error
+        if isinstance(module, FakeQuantize | QuantHardswish):
+            module.factors = state.get(f"{name}.factors")

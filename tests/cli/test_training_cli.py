@@ -11,6 +11,7 @@ import pytest
 from cli_command import ENVIRONMENT, assert_refused, spawn, untouched
 from conftest import Cli
 from PIL import Image
+from safetensors.numpy import load_file
 
 MODEL = ("--model", "small", "--width", 0.35, "--resolution", 32)
 
@@ -88,6 +89,26 @@ def test_qat_learns_from_the_float_model_where_there_are_no_classes(
     assert done.code == 0, done.stderr
     training = json.loads((tmp_path / "RUN" / "run.json").read_text())["training"]
     assert training["best"] is None and training["accuracy"] is None and training["steps"] == 3
+
+
+def test_qat_starts_from_a_calibrated_run(cli: Cli, tmp_path: Path, colours: Path, trained: Path) -> None:
+    """With a rate of almost nothing the integers stay those of the RUN."""
+    given = ("--model", "small", "--weights", trained / "model.safetensors")
+    start, out = tmp_path / "ptq", tmp_path / "qat"
+    done = cli("ptq", *given, "--calib", colours / "train", "--out", start, "--images", 24, "--level", 2)
+    assert done.code == 0, done.stderr
+    run = (*given, "--data", colours, "--start", start, "--epochs", 1, "--batch-size", 8)
+    done = cli("qat", *run, "--rate", 1e-30, "--out", out)
+    assert done.code == 0, done.stderr
+    equalized = [json.loads((run / "calibration.json").read_text())["equalization"] for run in (start, out)]
+    assert equalized[0] == equalized[1] and equalized[0]
+    before, after = (load_file(run / "int8.safetensors") for run in (start, out))
+    moved = sum(int((before[name] != after[name]).sum()) for name in before if name.endswith(".weight"))
+    assert moved < 0.01 * sum(tensor.size for tensor in before.values())
+    other = cli("qat", "--model", "large", *run[2:], "--out", tmp_path / "other")
+    assert_refused(other, "the file fits model small")
+    (start / "calibrated.safetensors").write_bytes(b"")
+    assert_refused(cli("qat", *run, "--out", tmp_path / "again"), "calibrated.safetensors: cannot be read")
 
 
 def test_a_killed_qat_goes_on_with_resume(cli: Cli, tmp_path: Path, colours: Path, trained: Path) -> None:

@@ -1,0 +1,114 @@
+"""Where `qmnv3 qat` starts: the float model, calibrated now or in a RUN of `qmnv3 ptq`."""
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import fx
+
+from calibration.progress import Progress
+from calibration.ptq import calibrate
+from qmnv3.cli.ptq_job import Photos
+from qmnv3.cli.training_data import TrainingData
+from qmnv3.data.folder import sample
+from qmnv3.errors import GraphError, PrepareError, TrainingError
+from qmnv3.models.download import cache_dir, fetch
+from qmnv3.models.releases import best_release
+from qmnv3.models.weights import LoadedModel, load_model
+from qmnv3.qat.config import QatConfig
+from qmnv3.quant.prepare import prepare
+from qmnv3.quant.state import restore_model
+from qmnv3.runs import CALIBRATED, CALIBRATION, load_report
+
+
+@dataclass(frozen=True)
+class QatJob:
+    """What to train, on what, and where to put it. Without class folders in `data` it learns from the float
+    model alone. `start` is a RUN of `qmnv3 ptq` to start from instead of calibrating.
+    """
+
+    model: str
+    weights: Path | None
+    data: Path
+    val: Path | None
+    out: Path
+    config: QatConfig
+    start: Path | None = None
+    width: float | None = None
+    resolution: int | None = None
+    device: str = "cpu"
+    resume: bool = False
+
+    @property
+    def work(self) -> Path:
+        """Where the training lies until the RUN is complete."""
+        return self.out.with_name(f"{self.out.name}.training")
+
+
+def load_float(job: QatJob) -> LoadedModel:
+    """The float model that is quantized and teaches."""
+    options: dict[str, Any] = {} if job.width is None else {"width": job.width}
+    momentum = job.config.training.bn_momentum
+    if momentum is not None:
+        options["bn_momentum"] = momentum
+    return load_model(job.model, checkpoint(job), resolution=job.resolution, **options)
+
+
+def checkpoint(job: QatJob) -> Path:
+    """The checkpoint asked for, else the best published one, fetched once into the user's cache."""
+    if job.weights is not None:
+        return job.weights
+    release = best_release(job.model) if job.width is None else None
+    if release is None:
+        raise TrainingError(
+            f"model {job.model}: no --weights, and none are published; train a float model first: "
+            f"qmnv3 train --model {job.model} --data {job.data} --out runs/float"
+        )
+    return fetch(release, cache_dir())
+
+
+@dataclass(frozen=True)
+class Start:
+    """The calibrated model, its float parent (prepared alike), sites whose scale is floored, the report."""
+
+    model: fx.GraphModule
+    parent: fx.GraphModule
+    floored: frozenset[str]
+    report: dict[str, Any]
+
+
+def make_start(job: QatJob, data: TrainingData, loaded: LoadedModel, progress: Progress) -> Start:
+    """Calibrate, or read the RUN that `job` names."""
+    if job.start is not None:
+        return _read_start(job, job.start, loaded)
+    images, config = photos(job, data, loaded), job.config.calibration
+    found = calibrate(loaded.model, loaded.preprocessing, images, config, progress, job.work / "calibration")
+    floored = frozenset(floor.site for floor in found.floored)
+    return Start(found.model, found.parent, floored, found.to_json())
+
+
+def _read_start(job: QatJob, run: Path, loaded: LoadedModel) -> Start:
+    report, weights = load_report(run, CALIBRATION), job.config.calibration.weights
+    try:
+        state = load_file(run / CALIBRATED)
+    except (OSError, SafetensorError) as error:
+        raise GraphError(
+            f"{run / CALIBRATED}: cannot be read; make the RUN again with `qmnv3 ptq`"
+        ) from error
+    parent = prepare(loaded.model, loaded.preprocessing, weights.granularity, weights.bits)
+    model = copy.deepcopy(parent)
+    try:
+        restore_model(model, state)
+    except PrepareError as error:
+        raise PrepareError(f"--start {run}: is not of model {job.model}: {error}") from error
+    return Start(model, parent, frozenset(floor["site"] for floor in report["floored_scales"]), report)
+
+
+def photos(job: QatJob, data: TrainingData, loaded: LoadedModel) -> Photos:
+    """Images to calibrate on, as they are and not augmented."""
+    config = job.config.calibration
+    chosen = sample(data.train, config.images, config.seed)
+    return Photos(data.train, loaded.preprocessing, config.batch_size, chosen, skip_bad=True)
