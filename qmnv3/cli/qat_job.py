@@ -20,9 +20,15 @@ from calibration.statistics import collect
 from qmnv3.cli.ptq_job import Photos, fingerprint
 from qmnv3.cli.qat_start import QatJob, Start, checkpoint, load_float, make_start, photos
 from qmnv3.cli.train_job import check_training_folder
-from qmnv3.cli.training_data import TrainingData, batch_source, find_training_data, validation
+from qmnv3.cli.training_data import (
+    IntArray,
+    TrainingData,
+    batch_source,
+    class_outputs,
+    find_training_data,
+    validation,
+)
 from qmnv3.cli.training_view import TrainingView
-from qmnv3.data.classes import class_index
 from qmnv3.data.folder import sample
 from qmnv3.data.loader import load_batches
 from qmnv3.ir import Metadata, QuantGraph
@@ -80,13 +86,13 @@ def run_qat(job: QatJob, progress: Progress = silent) -> QatResult | None:
     data = find_training_data(job.data, job.val, labels=False)
     loaded = load_float(job)
     start = make_start(job, data, loaded, progress)
-    outputs = _outputs(data, start)
-    judge = validation(data, loaded.preprocessing, job.device, outputs)
+    trained, judged = class_outputs(data, read_sites(start.parent)[-1].output_shape[1])
+    judge = validation(data, loaded.preprocessing, job.device, judged)
     model = QatModel(copy.deepcopy(start.model), job.config.forms, start.floored)
     with TrainingView(job.config.training.epochs) as view:
         outcome = train(
             _task(job, data, start, model, world),
-            batch_source(data, loaded.preprocessing, job.config.training, world),
+            batch_source(data, loaded.preprocessing, job.config.training, world, trained),
             job.config.training,
             job.work,
             recipe={"model": job.model, "data": str(job.data)} | job.config.model_dump(),
@@ -100,9 +106,9 @@ def run_qat(job: QatJob, progress: Progress = silent) -> QatResult | None:
     _reestimate(job, data, loaded, model)
     frozen = copy.deepcopy(start.model)
     floored = freeze_trained(model, frozen)
-    judge = validation(data, loaded.preprocessing, "cpu", outputs)
+    judge = validation(data, loaded.preprocessing, "cpu", judged)
     accuracies = _accuracies(judge, start, frozen)
-    metadata = Metadata(job.model, loaded.preprocessing, _labels(data, outputs))
+    metadata = Metadata(job.model, loaded.preprocessing, _labels(data, trained))
     graphs = convert(frozen, metadata, "int8"), convert(start.parent, metadata, "float32")
     layers = _layers(job, photos(job, data, loaded), frozen, progress)
     floors = [asdict(floor) for floor in floored]
@@ -129,15 +135,7 @@ def _layers(job: QatJob, images: Photos, frozen: fx.GraphModule, progress: Progr
     return [row | {"equalized": equalized[row["site"]]} for row in layer_table(described, statistics)]
 
 
-def _outputs(data: TrainingData, start: Start) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """The model's output for every class folder; empty without class folders."""
-    if not data.labelled:
-        return np.empty(0, np.int64)
-    found = class_index(data.train, read_sites(start.parent)[-1].output_shape[1])
-    return np.asarray(found.outputs) + int(found.drop_background)
-
-
-def _labels(data: TrainingData, outputs: np.ndarray[tuple[int], np.dtype[np.int64]]) -> tuple[str, ...]:
+def _labels(data: TrainingData, outputs: IntArray) -> tuple[str, ...]:
     """Names of all outputs, where the folders are all of the model's classes."""
     plain = np.array_equal(outputs, np.arange(len(data.train.classes)))
     return data.train.classes if data.labelled and plain else ()

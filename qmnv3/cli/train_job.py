@@ -4,9 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from qmnv3.cli.training_data import TrainingData, batch_source, find_training_data, validation
+from qmnv3.cli.training_data import (
+    TrainingData,
+    batch_source,
+    class_outputs,
+    find_training_data,
+    validation,
+)
 from qmnv3.cli.training_view import TrainingView
 from qmnv3.environment import environment
 from qmnv3.errors import ModelError, TrainingError
@@ -56,16 +60,16 @@ def run_train(job: TrainJob) -> Outcome:
     network = loaded.model
     if not isinstance(network, MobileNet):
         raise ModelError(f"model {job.model}: only built-in models can be trained")
-    outputs = np.arange(len(data.train.classes))
+    trained, judged = class_outputs(data, len(data.train.classes))
     recipe = {"model": network.config.to_json(), "data": str(job.data)} | job.config.model_dump()
     with TrainingView(job.config.epochs) as view:
         outcome = train(
             ClassificationTask(network, job.config.label_smoothing),
-            batch_source(data, loaded.preprocessing, job.config, world),
+            batch_source(data, loaded.preprocessing, job.config, world, trained),
             job.config,
             job.out,
             recipe=recipe,
-            validate=validation(data, loaded.preprocessing, job.device, outputs),
+            validate=validation(data, loaded.preprocessing, job.device, judged),
             world=world,
             resume=job.resume,
             reporter=view if world.leads else None,

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
 from qmnv3.data.augment import Augmentation
+from qmnv3.data.classes import class_index
 from qmnv3.data.folder import ImageFolder, find_images
 from qmnv3.data.loader import load_batches
 from qmnv3.data.order import Position
@@ -19,11 +21,12 @@ from qmnv3.training.config import TrainConfig
 from qmnv3.training.distributed import World
 
 _VALIDATION_BATCH = 50
+IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Folders to train and to validate on; without class folders nothing is labelled or validated."""
+    """Folders to train and to validate on; without class folders nothing is labelled."""
 
     train: ImageFolder
     val: ImageFolder | None
@@ -37,7 +40,7 @@ class TrainingData:
 def find_training_data(data: Path, val: Path | None, *, labels: bool) -> TrainingData:
     """`data` has train/ and val/ in it, or is itself the folder to train on; `val` wins.
 
-    With `labels`, DataError where class folders are missing or differ between the two.
+    With `labels`, DataError where class folders are missing, and for a class only the validation has.
     """
     inside = data / "train"
     root = inside if inside.is_dir() else data
@@ -45,17 +48,38 @@ def find_training_data(data: Path, val: Path | None, *, labels: bool) -> Trainin
         val = data / "val"
     classes = labels or any(entry.is_dir() for entry in root.iterdir()) if root.is_dir() else labels
     train = find_images(root, classes=classes)
-    judged = find_images(val, classes=True) if val is not None and train.classes else None
-    if judged is not None and judged.classes != train.classes:
-        different = sorted(set(judged.classes) ^ set(train.classes))[0]
-        raise DataError(f"{different}: is a class of only one of {root} and {val}; they must have the same")
+    judged = find_images(val, classes=True) if val is not None else None
+    unknown = sorted(set(judged.classes) - set(train.classes)) if judged and train.classes else []
+    if unknown:
+        raise DataError(f"{val}: class {unknown[0]} is not among those of {root}; it cannot be judged")
     return TrainingData(train, judged)
 
 
+def class_outputs(data: TrainingData, outputs: int) -> tuple[IntArray, IntArray]:
+    """Which of a model's `outputs` is each class of the training, and of the validation folder.
+
+    Both are empty where there are no classes. Classes are matched as by `qmnv3 eval`.
+    """
+    known = {}
+    if data.labelled:
+        known = _by_class(data.train, outputs)
+    elif data.val is not None:
+        known = _by_class(data.val, outputs)
+    judged = data.val.classes if data.val is not None else ()
+    train = [known[name] for name in data.train.classes]
+    return np.asarray(train, np.int64), np.asarray([known[name] for name in judged], np.int64)
+
+
+def _by_class(folder: ImageFolder, outputs: int) -> dict[str, int]:
+    found = class_index(folder, outputs)
+    background = int(found.drop_background)
+    return {name: index + background for name, index in zip(folder.classes, found.outputs, strict=True)}
+
+
 def batch_source(
-    data: TrainingData, spec: Preprocessing, config: TrainConfig, world: World
+    data: TrainingData, spec: Preprocessing, config: TrainConfig, world: World, outputs: IntArray
 ) -> Callable[[Position], TrainingBatches]:
-    """This process's augmented batches from a position on."""
+    """This process's augmented batches from a position on; labels are the model's `outputs`."""
     augmentation = Augmentation(**config.augmentation.model_dump())
     return lambda start: TrainingBatches(
         data.train,
@@ -64,6 +88,7 @@ def batch_source(
         batch_size=config.batch_size,
         seed=config.seed,
         start=start,
+        outputs=outputs,
         rank=world.rank,
         world_size=world.size,
         workers=config.workers,
@@ -71,9 +96,9 @@ def batch_source(
 
 
 def validation(
-    data: TrainingData, spec: Preprocessing, device: str, outputs: np.ndarray[tuple[int], np.dtype[np.int64]]
+    data: TrainingData, spec: Preprocessing, device: str, outputs: IntArray
 ) -> Callable[[nn.Module], float] | None:
-    """Share of the validation images that a model gets right; class i is its output `outputs[i]`."""
+    """Share of the validation images a model gets right; their class i is its output `outputs[i]`."""
     folder = data.val
     if folder is None:
         return None

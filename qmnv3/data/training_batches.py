@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
+import numpy.typing as npt
 
 from qmnv3.data.augment import Augmentation, augment
 from qmnv3.data.decode import decode
@@ -26,7 +27,7 @@ class TrainingBatches:
     How image i looks in an epoch follows from seed, epoch and i alone: not from `workers`, timing or `rank`.
     Of `world_size` processes each takes every world_size-th image of a common batch. The images that do not
     fill a batch are left out, other ones each epoch. A corrupt image is left out and recorded in `skipped`;
-    DataError when a whole batch is.
+    DataError when a whole batch is. Labels index the folder's classes, or with `outputs` are those of them.
     """
 
     def __init__(
@@ -38,12 +39,14 @@ class TrainingBatches:
         batch_size: int,
         seed: int,
         start: Position = START,
+        outputs: npt.NDArray[np.int64] | None = None,
         rank: int = 0,
         world_size: int = 1,
         workers: int = 2,
     ) -> None:
         self._folder, self._spec, self._augmentation = folder, spec, augmentation
         self._seed, self._rank, self._world = seed, rank, world_size
+        self._outputs = outputs
         self._size = min(batch_size * world_size, len(folder))
         if self._size < world_size:
             raise DataError(f"{folder.root}: {len(folder)} images for {world_size} processes; give more")
@@ -68,9 +71,10 @@ class TrainingBatches:
                 self._skip(index, str(error))
         if not images:
             raise DataError(f"{self._folder.root}: none of a batch can be read; {self.skipped.reasons[-1]}")
-        labels = [self._folder.labels[i] for i in kept] if self._folder.labels else []
-        paths = tuple(self._folder.paths[i] for i in kept)
-        return Batch(np.stack(images), np.asarray(labels, np.int64), paths)
+        labels = np.asarray([self._folder.labels[i] for i in kept] if self._folder.labels else [], np.int64)
+        if self._outputs is not None and len(labels):
+            labels = self._outputs[labels]
+        return Batch(np.stack(images), labels, tuple(self._folder.paths[i] for i in kept))
 
     def close(self) -> None:
         """Stop decoding ahead."""

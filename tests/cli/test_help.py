@@ -30,7 +30,19 @@ def run_cli(*arguments: str) -> tuple[str, int, set[str]]:
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["ptq"], ["sensitivity"], ["export"], ["eval"], ["bench"], ["lint"], ["weights"]]
+    "command",
+    [
+        [],
+        ["train"],
+        ["ptq"],
+        ["qat"],
+        ["sensitivity"],
+        ["export"],
+        ["eval"],
+        ["bench"],
+        ["lint"],
+        ["weights"],
+    ],
 )
 def test_help_imports_nothing_heavy(command: list[str]) -> None:
     output, code, modules = run_cli(*command, "--help")

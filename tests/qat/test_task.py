@@ -1,0 +1,101 @@
+"""The task's schedule and losses, BatchNorm taken anew, and what the float parent teaches."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from test_qat_model import calibrated, images, tiny
+
+from qmnv3.errors import PrepareError
+from qmnv3.qat.config import DistillationConfig, FormsConfig, QatScheduleConfig
+from qmnv3.qat.distillation import Teacher, feature_loss, logits_loss
+from qmnv3.qat.model import QatModel
+from qmnv3.qat.task import QatTask, reestimate_batch_norm
+
+LABELS = torch.arange(8) % 10
+
+
+def task(model: QatModel, teacher: Teacher | None = None, **changes: object) -> QatTask:
+    options = {"schedule": QatScheduleConfig(), "distillation": DistillationConfig(), "labelled": True}
+    options |= {"total_steps": 100, "teacher": teacher} | changes
+    return QatTask(model, **options)  # type: ignore[arg-type]
+
+
+def test_the_schedule_follows_from_the_step_alone() -> None:
+    schedule = QatScheduleConfig(
+        quantize_after=0.2, freeze_batch_norm_after=0.5, freeze_ranges_after=0.8, damping=2.0
+    )
+    phases = {
+        0: (False, False, True),
+        20: (True, False, True),
+        50: (True, True, True),
+        80: (True, True, False),
+    }
+    for step, phase in phases.items():
+        model = QatModel(calibrated(tiny(), 32).model, FormsConfig())
+        task(model, schedule=schedule).before_step(step, 10)
+        layer = next(model.layers())
+        learning = [p.requires_grad for name, p in model.named_parameters() if name.endswith("log_scale")]
+        assert (layer.output.quantizes, layer.folds, all(learning)) == phase
+        assert any(learning) == phase[2]
+        expected = 2.0 * (1 - torch.cos(torch.tensor(torch.pi * step / 100))) / 2
+        assert layer.weight_range.damping == pytest.approx(float(expected))
+
+
+def test_labels_and_parent_share_the_loss_as_asked() -> None:
+    calibration = calibrated(tiny(), 32)
+    model = QatModel(calibration.model, FormsConfig()).eval()
+    model.quantize(True)
+    x = images(8, 32)
+    teacher = Teacher(copy.deepcopy(calibration.parent))
+    with torch.no_grad():
+        logits, taught = model(x), calibration.parent(x)
+        labels = F.cross_entropy(logits, LABELS)
+        kl = F.kl_div(logits.log_softmax(1), taught.softmax(1), reduction="batchmean")
+        for weight, expected in ((0.0, labels), (1.0, kl), (0.25, 0.75 * labels + 0.25 * kl)):
+            given = DistillationConfig(weight=weight)
+            loss, _ = task(model, teacher, distillation=given).loss(x, LABELS)
+            torch.testing.assert_close(loss, expected)
+        unlabelled, _ = task(model, teacher, labelled=False).loss(x, torch.full((8,), -1))
+        torch.testing.assert_close(unlabelled, kl)
+
+
+def test_a_temperature_keeps_the_gradients_size() -> None:
+    """At a high temperature the loss is half the squared difference of centred logits over the classes."""
+    ours, theirs = torch.tensor([[1.0, 0.0, -1.0]]), torch.tensor([[0.0, 0.0, 0.0]])
+    assert float(logits_loss(ours, theirs, 30.0)) == pytest.approx(1 / 3, rel=1e-2)
+    assert float(logits_loss(ours, ours, 3.0)) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_features_are_compared_in_the_float_models_units() -> None:
+    """The equalized, unrounded model has the float model's features."""
+    calibration = calibrated(tiny(), 32, level=2)
+    sites = ("stem.0", "add")
+    model = QatModel(calibration.model, FormsConfig()).eval()
+    assert any(
+        output.factors is not None for output in calibration.model.modules() if hasattr(output, "factors")
+    )
+    model.quantize(False)
+    x = images(8, 32)
+    lesson = Teacher(copy.deepcopy(calibration.parent), sites)(x)
+    with torch.no_grad():
+        _, found = model.features(x, sites)
+    assert feature_loss(found["stem.0"], lesson.features["stem.0"]) < 1e-8
+    assert float(feature_loss(2 * lesson.features["add"], lesson.features["add"])) == pytest.approx(1.0)
+    with pytest.raises(PrepareError, match="no site 'nowhere'"):
+        Teacher(copy.deepcopy(calibration.parent), ("nowhere",))
+
+
+def test_statistics_taken_anew_are_the_means_over_the_batches() -> None:
+    calibration = calibrated(tiny(), 32)
+    model = QatModel(calibration.model, FormsConfig())
+    model.freeze_batch_norm()
+    batches = [images(8, 32, seed) for seed in (1, 2, 3)]
+    reestimate_batch_norm(model, batches)
+    layer = next(model.layers())
+    with torch.no_grad():
+        raw = [F.conv2d(batch, layer.weight, None, 2, 1) for batch in batches]
+    expected = torch.stack([maps.mean((0, 2, 3)) for maps in raw]).mean(0)
+    torch.testing.assert_close(layer.norm.running_mean, expected, rtol=1e-4, atol=1e-5)
+    assert layer.folds and layer.norm.momentum == 0.1

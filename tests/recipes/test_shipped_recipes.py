@@ -1,0 +1,32 @@
+"""Every shipped recipe is valid, and says what the paper says where it claims to."""
+
+import pytest
+
+from calibration.config import PtqConfig
+from qmnv3.qat.config import QatConfig
+from qmnv3.training.config import TrainConfig
+from recipes import list_recipes, load_recipe
+
+KINDS = {"ptq": PtqConfig, "qat": QatConfig}
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_a_shipped_recipe_is_valid(name: str) -> None:
+    kind = next((kind for part, kind in KINDS.items() if part in name.split("_")), TrainConfig)
+    assert load_recipe(name, kind)
+
+
+def test_the_papers_recipe_has_the_papers_numbers() -> None:
+    """Section 6.1.1, learning rate decay read as times 0.99."""
+    paper = load_recipe("v3_paper", TrainConfig)
+    optimizer, schedule = paper.optimizer, paper.schedule
+    assert (optimizer.kind, optimizer.momentum, optimizer.rate) == ("rmsprop", 0.9, 0.1)
+    assert (optimizer.reference_batch, optimizer.weight_decay) == (4096, 1e-5)
+    assert (schedule.kind, schedule.decay, schedule.every_epochs) == ("exponential", 0.99, 3)
+    assert (paper.ema.enabled, paper.ema.decay) == (True, 0.9999)
+
+
+def test_an_override_reaches_into_a_section() -> None:
+    recipe = load_recipe("v3s_qat", QatConfig, **{"training.optimizer.rate": 0.5, "calibration.level": None})
+    assert recipe.training.optimizer.rate == 0.5
+    assert recipe.training.optimizer.reference_batch == 256 and recipe.calibration.level == 3
