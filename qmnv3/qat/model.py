@@ -12,7 +12,7 @@ from qmnv3.errors import PrepareError
 from qmnv3.qat import steps
 from qmnv3.qat.codes import Codes
 from qmnv3.qat.config import FormsConfig
-from qmnv3.qat.ranges import ActivationRange, FixedRange, make_range
+from qmnv3.qat.ranges import ActivationRange, FixedRange, MovingAverageRange, make_range
 from qmnv3.qat.steps import LayerStep, Output, Step
 from qmnv3.qat.weights import WeightRange
 from qmnv3.quant.affine import INT4_MAX, INT8_MAX
@@ -96,19 +96,20 @@ class QatModel(nn.Module):
     def settle(self) -> None:
         """Bring grids up to date with their parameters and what they observed, in all processes alike."""
         grids = [output.grid for output in self.outputs()]
-        self._share_observations([grid for grid in grids if grid.seen is not None])
+        self._share_observations([grid for grid in grids if isinstance(grid, MovingAverageRange)])
         parts = [grid.numbers() for grid in grids]
         numbers = iter(torch.cat(parts).tolist())
         for grid, part in zip(grids, parts, strict=True):
             grid.settle([next(numbers) for _ in range(len(part))])
 
     @torch.no_grad()
-    def _share_observations(self, grids: list[ActivationRange]) -> None:
-        if not grids:
+    def _share_observations(self, grids: list[MovingAverageRange]) -> None:
+        seen = {grid: grid.seen for grid in grids if grid.seen is not None}
+        if not seen:
             return
-        ends = torch.stack([grid.seen for grid in grids if grid.seen is not None])
+        ends = torch.stack(list(seen.values()))
         lowest, highest = -largest(-ends[:, 0]), largest(ends[:, 1].clone())
-        for grid, low, high in zip(grids, lowest, highest, strict=True):
+        for grid, low, high in zip(seen, lowest, highest, strict=True):
             grid.take(torch.stack([low, high]))
 
     @torch.no_grad()

@@ -15,9 +15,8 @@ from qmnv3.quant.affine import asymmetric_qparams
 class ActivationRange(Protocol):
     """The grid of one activation tensor.
 
-    `scale` and `bounds` are what a step works with; gradients reach the range through them. `observe` notes
-    the tensor's smallest and largest value while training; between steps `take` gets those of all processes.
-    `numbers` are what `settle` needs as Python floats: those of all ranges cross from the device at once.
+    `scale` and `bounds` are what a step works with; gradients reach the range through them. `numbers` are
+    what `settle` needs as Python floats: those of all ranges cross from the device at once, between steps.
     `freeze` ends all change.
     """
 
@@ -27,12 +26,6 @@ class ActivationRange(Protocol):
     def bounds(self) -> Bounds: ...  # noqa: D102
     @property
     def qparams(self) -> QParams: ...  # noqa: D102
-    @property
-    def observes(self) -> bool: ...  # noqa: D102
-    @property
-    def seen(self) -> torch.Tensor | None: ...  # noqa: D102
-    def observe(self, low: torch.Tensor, high: torch.Tensor) -> None: ...  # noqa: D102
-    def take(self, ends: torch.Tensor) -> None: ...  # noqa: D102
     def numbers(self) -> torch.Tensor: ...  # noqa: D102
     def settle(self, numbers: list[float]) -> None: ...  # noqa: D102
     def freeze(self) -> None: ...  # noqa: D102
@@ -53,21 +46,12 @@ def make_range(form: RangeForm, start: QParams, *, size: int, one_sided: bool, m
 class FixedRange(nn.Module):
     """A grid that training leaves alone: the image's, hard-sigmoid's, a floored one."""
 
-    observes = False
-    seen = None
-
     def __init__(self, start: QParams) -> None:
         super().__init__()
         self.qparams = start
         self.bounds = _bounds(start)
         self.scale: torch.Tensor
         self.register_buffer("scale", torch.from_numpy(start.scale.copy()), persistent=False)
-
-    def observe(self, low: torch.Tensor, high: torch.Tensor) -> None:
-        """Nothing to learn from it."""
-
-    def take(self, ends: torch.Tensor) -> None:
-        """Nothing to learn from it."""
 
     def numbers(self) -> torch.Tensor:
         """None needed."""
@@ -86,9 +70,6 @@ class LearnedRange(nn.Module):
     Their gradients are scaled by 1 / sqrt(size * qmax) (LSQ, section 2.2), `size` being the values per image.
     A tensor without negative values keeps its zero point at the grid's end.
     """
-
-    observes = False
-    seen = None
 
     def __init__(self, start: QParams, size: int) -> None:
         super().__init__()
@@ -123,12 +104,6 @@ class LearnedRange(nn.Module):
         """The grid as it is now."""
         return self._settled
 
-    def observe(self, low: torch.Tensor, high: torch.Tensor) -> None:
-        """The gradient is all it goes by."""
-
-    def take(self, ends: torch.Tensor) -> None:
-        """The gradient is all it goes by."""
-
     def numbers(self) -> torch.Tensor:
         """Log of the scale, zero point."""
         return torch.stack([self.log_scale.detach(), self.zero_point.detach()])
@@ -146,7 +121,10 @@ class LearnedRange(nn.Module):
 
 
 class MovingAverageRange(nn.Module):
-    """Jacob et al. 2018, section 3: smallest and largest value, averaged exponentially over the batches."""
+    """Jacob et al. 2018, section 3: smallest and largest value, averaged exponentially over the batches.
+
+    `observe` notes those of a batch; between steps `take` gets those of all processes.
+    """
 
     def __init__(self, start: QParams, momentum: float) -> None:
         super().__init__()
@@ -203,9 +181,6 @@ class ClipRange(nn.Module):
     values clipped to it.
     """
 
-    observes = False
-    seen = None
-
     def __init__(self, start: QParams) -> None:
         super().__init__()
         self._start = start
@@ -229,12 +204,6 @@ class ClipRange(nn.Module):
     def qparams(self) -> QParams:
         """The grid as it is now."""
         return self._settled
-
-    def observe(self, low: torch.Tensor, high: torch.Tensor) -> None:
-        """The gradient is all it goes by."""
-
-    def take(self, ends: torch.Tensor) -> None:
-        """The gradient is all it goes by."""
 
     def numbers(self) -> torch.Tensor:
         """Log of the upper end."""

@@ -6,7 +6,7 @@ from torch import nn
 
 from qmnv3.models.padding import Conv2dSame, conv2d_same
 from qmnv3.qat.codes import Bounds, Codes, hard_swish, round_to_grid
-from qmnv3.qat.ranges import ActivationRange
+from qmnv3.qat.ranges import ActivationRange, MovingAverageRange
 from qmnv3.qat.weights import WeightRange
 from qmnv3.quant.affine import HARD_SWISH_GATE_QPARAMS
 from qmnv3.quant.sites import FusedActivation
@@ -40,9 +40,19 @@ class Output(nn.Module):
         """`steps` times `scale` (of this output) is the value before the activation."""
         if not self.quantizes:
             return Codes(self._activate(steps), scale)
-        if self.training and self.grid.observes:
+        if self.observes:
             self._observe(steps, scale)
         return Codes(round_to_grid(steps, self.bounds()), scale)
+
+    @property
+    def observes(self) -> bool:
+        """Whether the range wants to see the tensor's ends."""
+        return self.training and isinstance(self.grid, MovingAverageRange) and self.grid.observes
+
+    def observe(self, low: torch.Tensor, high: torch.Tensor) -> None:
+        """Show them to it."""
+        assert isinstance(self.grid, MovingAverageRange)
+        self.grid.observe(low, high)
 
     def bounds(self) -> Bounds:
         """The grid's ends, as far as the activation reaches."""
@@ -63,7 +73,7 @@ class Output(nn.Module):
             low = low.clamp(min=floor)
         if self.activation == "relu6":
             high = high.clamp(max=6.0)
-        self.grid.observe(low, high)
+        self.observe(low, high)
 
     def _activate(self, real: torch.Tensor) -> torch.Tensor:
         if self.activation == "relu":
@@ -192,9 +202,8 @@ class HardSwishStep(nn.Module):
         scale = self.output.scale
         if not self.output.quantizes:
             return Codes(_hard_swish(x.real, factors), scale)
-        if self.training and self.output.grid.observes:
-            with torch.no_grad():
-                self.output.grid.observe(*torch.aminmax(_hard_swish(x.real, factors)))
+        if self.output.observes:
+            self.output.observe(*torch.aminmax(_hard_swish(x.real.detach(), factors)))
         if self.training:
             return Codes(hard_swish(x, self.output.bounds(), scale, factors), scale)
         return self.output.finish(_rounded_hard_swish(x.real, factors) / scale, scale)
