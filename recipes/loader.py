@@ -65,6 +65,8 @@ def _problem(error: Exception) -> str:
 
 def _describe(error: ValidationError, model: type[BaseModel]) -> str:
     first = error.errors()[0]
+    if not first["loc"]:  # of the recipe as a whole
+        return str(first["msg"])
     *parents, key = (str(part) for part in first["loc"])
     if first["type"] != "extra_forbidden":
         return f"{'.'.join((*parents, key))}: {first['msg']}, found {reprlib.repr(first['input'])}"

@@ -74,3 +74,9 @@ class QatConfig(_Strict):
     schedule: QatScheduleConfig = QatScheduleConfig()
     distillation: DistillationConfig = DistillationConfig()
     training: TrainConfig = TrainConfig()
+
+    @model_validator(mode="after")
+    def _is_not_compiled(self) -> "QatConfig":
+        if self.training.compile:
+            raise ValueError("training.compile is for float training: grids change with every step")
+        return self

@@ -129,3 +129,17 @@ def test_frozen_batch_norm_no_longer_follows_the_batches() -> None:
         trainable.train()(x + 0.5)
         assert torch.equal(trainable.eval()(x), expected)
     assert all(layer.norm is None or int(layer.norm.num_batches_tracked) == 0 for layer in trainable.layers())
+
+
+def test_bfloat16_holds_every_code_and_learns_alike() -> None:
+    """Integers up to 256 are exact in bfloat16; gradients then agree to its 8 bits, added up."""
+    calibration = calibrated(tiny(), 64)
+    gradients = []
+    for enabled in (False, True):
+        trainable = QatModel(calibration.model, FormsConfig()).train()
+        trainable.quantize(True)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            loss = nn.functional.cross_entropy(trainable(images(16, 64)).float(), torch.arange(16) % 10)
+        loss.backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in trainable.parameters() if p.dim() > 1]))
+    assert nn.functional.cosine_similarity(*gradients, dim=0) > 0.95

@@ -3,6 +3,7 @@
 import pytest
 
 from calibration.config import PtqConfig
+from qmnv3.errors import RecipeError
 from qmnv3.qat.config import QatConfig
 from qmnv3.training.config import TrainConfig
 from recipes import list_recipes, load_recipe
@@ -30,3 +31,8 @@ def test_an_override_reaches_into_a_section() -> None:
     recipe = load_recipe("v3s_qat", QatConfig, **{"training.optimizer.rate": 0.5, "calibration.level": None})
     assert recipe.training.optimizer.rate == 0.5
     assert recipe.training.optimizer.reference_batch == 256 and recipe.calibration.level == 3
+
+
+def test_quantization_aware_training_is_not_compiled() -> None:
+    with pytest.raises(RecipeError, match=r"qat.yaml: .*training\.compile is for float training"):
+        load_recipe("v3s_qat", QatConfig, **{"training.compile": True})

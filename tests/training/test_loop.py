@@ -186,6 +186,12 @@ def test_it_learns_and_keeps_the_best(tmp_path: Path) -> None:
     assert not torch.equal(best["model.0.weight"], last["model.0.weight"])
 
 
+def test_bfloat16_learns_too(tmp_path: Path) -> None:
+    run(tmp_path, config(precision="bf16"))
+    losses = [line["loss"] for line in read_log(tmp_path / "log.jsonl")]
+    assert np.mean(losses[-5:]) < 0.6 * np.mean(losses[:3])
+
+
 def test_divergence_names_step_layer_and_a_checkpoint_that_is_whole(tmp_path: Path) -> None:
     poisoned = Position(1, 2)
     with pytest.raises(TrainingError, match=r"step 9: loss is nan; first layer .* not finite: 0; .*last"):
