@@ -83,7 +83,8 @@ def run_qat(job: QatJob, progress: Progress = silent) -> QatResult | None:
     world = join_world(job.device)
     if world.leads:
         check_training_folder(job.work, resume=job.resume)
-    data = find_training_data(job.data, job.val, labels=False)
+    taught_alone = job.config.distillation.weight == 1.0
+    data = find_training_data(job.data, job.val, labels=False if taught_alone else None)
     loaded = load_float(job)
     start = make_start(job, data, loaded, progress)
     trained, judged = class_outputs(data, read_sites(start.parent)[-1].output_shape[1])

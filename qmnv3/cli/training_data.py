@@ -1,7 +1,7 @@
 """Image folders for training and validation."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -37,19 +37,23 @@ class TrainingData:
         return bool(self.train.classes)
 
 
-def find_training_data(data: Path, val: Path | None, *, labels: bool) -> TrainingData:
+def find_training_data(data: Path, val: Path | None, *, labels: bool | None) -> TrainingData:
     """`data` has train/ and val/ in it, or is itself the folder to train on; `val` wins.
 
-    With `labels`, DataError where class folders are missing, and for a class only the validation has.
+    `labels` are needed (True), taken where there are class folders (None), or not wanted (False). DataError
+    where needed ones are missing, and for a class only the validation has.
     """
     inside = data / "train"
     root = inside if inside.is_dir() else data
     if val is None and inside.is_dir() and (data / "val").is_dir():
         val = data / "val"
-    classes = labels or any(entry.is_dir() for entry in root.iterdir()) if root.is_dir() else labels
-    train = find_images(root, classes=classes)
+    if labels is None:
+        labels = root.is_dir() and any(entry.is_dir() for entry in root.iterdir())
+    train = find_images(root, classes=labels)
     judged = find_images(val, classes=True) if val is not None else None
-    unknown = sorted(set(judged.classes) - set(train.classes)) if judged and train.classes else []
+    if not labels:
+        train = replace(train, labels=(), classes=())
+    unknown = sorted(set(judged.classes) - set(train.classes)) if judged and labels else []
     if unknown:
         raise DataError(f"{val}: class {unknown[0]} is not among those of {root}; it cannot be judged")
     return TrainingData(train, judged)

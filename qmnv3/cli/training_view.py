@@ -34,11 +34,14 @@ class TrainingView:
     def step(self, record: dict[str, Any], total: int) -> None:
         """After every update."""
         for key in ("loss", "accuracy", "images_per_s"):
-            now = float(record[key])
-            self._smooth[key] = _SMOOTHING * self._smooth.get(key, now) + (1 - _SMOOTHING) * now
+            if record[key] is not None:
+                now = float(record[key])
+                self._smooth[key] = _SMOOTHING * self._smooth.get(key, now) + (1 - _SMOOTHING) * now
+        accuracy = self._smooth.get("accuracy")
         text = (
             f"epoch {record['epoch'] + 1}/{self._epochs} step {record['step']}/{total} "
-            f"loss {self._smooth['loss']:.3f} accuracy {100 * self._smooth['accuracy']:.1f} % "
+            f"loss {self._smooth['loss']:.3f} "
+            f"{'' if accuracy is None else f'accuracy {100 * accuracy:.1f} % '}"
             f"{self._smooth['images_per_s']:.0f} images/s"
         )
         if self._live:

@@ -57,7 +57,7 @@ class TensorBoard:
     def write(self, record: dict[str, Any]) -> None:
         """A scalar per number."""
         for name, value in record.items():
-            if name not in ("step", "epoch"):
+            if name not in ("step", "epoch") and value is not None:
                 self._writer.add_scalar(name, value, record["step"])
         self._writer.flush()
 

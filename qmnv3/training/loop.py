@@ -26,6 +26,7 @@ from qmnv3.training.schedule import rate_factor
 from qmnv3.training.stopping import Stop, asked_to_stop
 
 CHECKPOINTS = "checkpoints"
+_NO_CLASS = -1
 
 
 class Task(Protocol):
@@ -170,7 +171,7 @@ class _Run:
         factor = rate_factor(config.schedule, progress.step, steps_per_epoch=updates, epochs=config.epochs)
         set_rate(self.optimizer, factor)
         self.optimizer.zero_grad()
-        loss, right, seen = 0.0, 0, 0
+        loss, right, known, seen = 0.0, 0, 0, 0
         for images, labels in self.tensors(source):
             with torch.autocast(self.world.device, torch.bfloat16, enabled=config.precision == "bf16"):
                 mean, logits = self.loss(images, labels)
@@ -180,6 +181,7 @@ class _Run:
                 self.stop(images, value)
             loss += value / config.accumulate
             right += int((logits.detach().argmax(1) == labels).sum())
+            known += int((labels != _NO_CLASS).sum())
             seen += len(labels)
         if config.max_grad_norm is not None:
             nn.utils.clip_grad_norm_(self.task.model.parameters(), config.max_grad_norm)
@@ -194,7 +196,7 @@ class _Run:
             "step": progress.step,
             "epoch": progress.epoch,
             "loss": loss,
-            "accuracy": right / max(seen, 1),
+            "accuracy": right / known if known else None,
             "rate": self.optimizer.param_groups[0]["lr"],
             "images_per_s": seen / (time.perf_counter() - started),
         }
@@ -210,7 +212,7 @@ class _Run:
             images = (
                 torch.from_numpy(batch.images).permute(0, 3, 1, 2).to(self.world.device, non_blocking=True)
             )
-            labels = batch.labels if len(batch.labels) else [-1] * len(batch)
+            labels = batch.labels if len(batch.labels) else [_NO_CLASS] * len(batch)
             device = self.world.device
             yield images.to(device, non_blocking=True), torch.as_tensor(labels, device=device)
 

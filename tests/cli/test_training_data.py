@@ -39,7 +39,7 @@ def test_images_without_classes_can_be_judged_on_others_with(tmp_path: Path) -> 
     Image.new("RGB", (8, 8)).save(tmp_path / "photos" / "a.png")
     val = folder(tmp_path / "val", "x", "y")
     (tmp_path / "classes.json").write_text(json.dumps({"x": "X", "y": "Y", "w": "W"}))
-    data = find_training_data(tmp_path / "photos", val, labels=False)
+    data = find_training_data(tmp_path / "photos", val, labels=None)
     trained, judged = class_outputs(data, 3)
     assert not data.labelled and len(trained) == 0
     np.testing.assert_array_equal(judged, [1, 2])
@@ -50,3 +50,9 @@ def test_a_class_that_only_the_validation_has_is_an_error(tmp_path: Path) -> Non
     folder(tmp_path / "val", "a", "z")
     with pytest.raises(DataError, match="class z is not among those of"):
         find_training_data(tmp_path, None, labels=True)
+
+
+def test_folders_are_no_classes_where_labels_are_not_wanted(tmp_path: Path) -> None:
+    data = find_training_data(folder(tmp_path / "photos", "2024", "2025"), None, labels=False)
+    assert not data.labelled and len(data.train) == 2
+    assert find_training_data(tmp_path / "photos", None, labels=None).labelled
