@@ -96,7 +96,7 @@ def run_qat(job: QatJob, progress: Progress = silent) -> QatResult | None:
             batch_source(data, loaded.preprocessing, job.config.training, world, trained),
             job.config.training,
             job.work,
-            recipe={"model": job.model, "data": str(job.data)} | job.config.model_dump(),
+            recipe=job.begun_with(),
             validate=judge,
             world=world,
             resume=job.resume,

@@ -42,6 +42,11 @@ class QatJob:
     device: str = "cpu"
     resume: bool = False
 
+    def begun_with(self) -> dict[str, Any]:
+        """What must be the same for a run to go on."""
+        given = {"model": self.model, "weights": str(self.weights), "start": str(self.start)}
+        return given | {"data": str(self.data), "width": self.width} | self.config.model_dump()
+
     @property
     def work(self) -> Path:
         """Where the training lies until the RUN is complete."""

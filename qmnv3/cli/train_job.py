@@ -61,7 +61,8 @@ def run_train(job: TrainJob) -> Outcome:
     if not isinstance(network, MobileNet):
         raise ModelError(f"model {job.model}: only built-in models can be trained")
     trained, judged = class_outputs(data, len(data.train.classes))
-    recipe = {"model": network.config.to_json(), "data": str(job.data)} | job.config.model_dump()
+    recipe = {"model": network.config.to_json(), "weights": str(job.weights), "data": str(job.data)}
+    recipe |= job.config.model_dump()
     with TrainingView(job.config.epochs) as view:
         outcome = train(
             ClassificationTask(network, job.config.label_smoothing),

@@ -209,9 +209,7 @@ class _Run:
         for _ in range(self.config.accumulate):
             batch = next(source)
             # NHWC in memory is channels_last.
-            images = (
-                torch.from_numpy(batch.images).permute(0, 3, 1, 2).to(self.world.device, non_blocking=True)
-            )
+            images = torch.from_numpy(batch.images).permute(0, 3, 1, 2)
             labels = batch.labels if len(batch.labels) else [_NO_CLASS] * len(batch)
             device = self.world.device
             yield images.to(device, non_blocking=True), torch.as_tensor(labels, device=device)
