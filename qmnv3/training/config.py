@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -31,6 +31,12 @@ class OptimizerConfig(_Strict):
     weight_decay: NotNegative = 1e-5
     decay_norms: bool = False
     range_rate: NotNegative = 1.0
+
+    @model_validator(mode="after")
+    def _nesterov_has_momentum(self) -> "OptimizerConfig":
+        if self.nesterov and (self.kind != "sgd" or self.momentum == 0):
+            raise ValueError("nesterov: needs kind sgd and a momentum above 0; leave it out")
+        return self
 
 
 class ScheduleConfig(_Strict):

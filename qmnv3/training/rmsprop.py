@@ -11,8 +11,8 @@ class RMSpropTF(Optimizer):
     """RMSProp of tf.compat.v1.train.RMSPropOptimizer (not centered).
 
         square = alpha * square + (1 - alpha) * g^2        starting at 1
-        step = momentum * step + lr * g / sqrt(square + eps)
-        p = p - step
+        velocity = momentum * velocity + lr * g / sqrt(square + eps)
+        p = p - velocity
 
     torch.optim.RMSprop differs: its square starts at 0, so that first steps are far too large; eps is added
     outside the root; and the rate multiplies the momentum buffer, so that a change of the rate acts on past
@@ -43,19 +43,20 @@ class RMSpropTF(Optimizer):
                 continue
             for parameter in parameters:
                 if not self.state[parameter]:
+                    # Not "step": torch leaves state of that name on the CPU when it is loaded.
                     self.state[parameter] = {
                         "square": torch.ones_like(parameter),
-                        "step": torch.zeros_like(parameter),
+                        "velocity": torch.zeros_like(parameter),
                     }
             gradients = [p.grad for p in parameters]
             if group["weight_decay"]:
                 gradients = list(torch._foreach_add(gradients, parameters, alpha=group["weight_decay"]))
             squares = [self.state[p]["square"] for p in parameters]
-            steps = [self.state[p]["step"] for p in parameters]
+            velocities = [self.state[p]["velocity"] for p in parameters]
             torch._foreach_mul_(squares, group["alpha"])
             torch._foreach_addcmul_(squares, gradients, gradients, 1.0 - group["alpha"])
             roots = torch._foreach_add(squares, group["eps"])
             torch._foreach_sqrt_(roots)
-            torch._foreach_mul_(steps, group["momentum"])
-            torch._foreach_addcdiv_(steps, gradients, roots, group["lr"])
-            torch._foreach_sub_(parameters, steps)
+            torch._foreach_mul_(velocities, group["momentum"])
+            torch._foreach_addcdiv_(velocities, gradients, roots, group["lr"])
+            torch._foreach_sub_(parameters, velocities)

@@ -51,3 +51,15 @@ def test_weight_decay_is_added_to_the_gradient() -> None:
     parameter.grad = torch.zeros(1)
     RMSpropTF([parameter], 0.1, alpha=0.9, momentum=0.0, eps=1e-9, weight_decay=0.5).step()
     np.testing.assert_allclose(parameter.item(), 1.9, rtol=1e-6)
+
+
+def test_loaded_state_follows_the_parameter_to_its_device() -> None:
+    """Saved on the CPU, loaded for a parameter elsewhere ("meta": this machine may have no GPU)."""
+    here = torch.nn.Parameter(torch.ones(2))
+    saved = RMSpropTF([here], 0.1)
+    here.grad = torch.ones(2)
+    saved.step()
+    there = torch.nn.Parameter(torch.ones(2, device="meta"))
+    loaded = RMSpropTF([there], 0.1)
+    loaded.load_state_dict(saved.state_dict())
+    assert {value.device.type for value in loaded.state[there].values()} == {"meta"}

@@ -2,9 +2,11 @@
 
 import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from qmnv3.training.config import OptimizerConfig, ScheduleConfig
@@ -75,3 +77,9 @@ def test_each_kind_is_made(kind: str, theirs: type | None) -> None:
     optimizer = make_optimizer(Net(), OptimizerConfig(kind=kind), effective_batch=256)
     assert theirs is None or type(optimizer) is theirs
     assert optimizer.param_groups[0]["initial_lr"] == 0.1
+
+
+@pytest.mark.parametrize("options", [{"momentum": 0.0}, {"kind": "adamw"}])
+def test_nesterov_without_momentum_to_look_ahead_with_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="nesterov: needs kind sgd and a momentum above 0"):
+        OptimizerConfig(nesterov=True, **options)
