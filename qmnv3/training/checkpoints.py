@@ -47,7 +47,10 @@ class Trained:
 
 
 def save_state(path: Path, trained: Trained) -> None:
-    """Write `path` atomically: a kill or a full disk leaves the file that was there before."""
+    """Write `path` atomically: a kill or a full disk leaves the file that was there before.
+
+    TrainingError, and nothing is written, where a value is not finite.
+    """
     tensors = {f"model.{name}": tensor for name, tensor in trained.model.state_dict().items()}
     for index, state in trained.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items() if _is_tensor(value)}
@@ -56,6 +59,10 @@ def save_state(path: Path, trained: Trained) -> None:
     tensors["random.cpu"] = torch.get_rng_state()
     if torch.cuda.is_available():
         tensors["random.cuda"] = torch.cuda.get_rng_state()
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            step = trained.progress.step
+            raise TrainingError(f"step {step}: {name} is not finite; {begin_again(path)}")
     metadata = {"progress": json.dumps(asdict(trained.progress)), "recipe": json.dumps(trained.recipe)}
     content = save({name: _plain(tensor) for name, tensor in tensors.items()}, metadata)
     # Not save_file: on a full disk it raises no OSError, and it leaves a temporary of its own.
@@ -90,6 +97,11 @@ def load_state(path: Path, trained: Trained) -> None:
         torch.cuda.set_rng_state(tensors["random.cuda"])
     for name, value in progress.items():
         setattr(trained.progress, name, value)
+
+
+def begin_again(path: Path) -> str:
+    """What to do about a training that diverged; `path` is its last checkpoint."""
+    return f"lower the rate and begin again; the last good checkpoint is {path}"
 
 
 def load_weights(path: Path, model: nn.Module) -> None:

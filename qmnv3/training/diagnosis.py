@@ -9,14 +9,27 @@ from torch import Tensor, nn
 
 @torch.no_grad()
 def not_finite(model: nn.Module, images: Tensor) -> str:
-    """First thing that holds NaN or infinity: a weight, else the first layer's output on `images`."""
+    """First thing that holds NaN or infinity: a weight, a layer's output on `images`, or a gradient.
+
+    Of gradients the one nearest to the loss, where it began. Several processes must all call it.
+    """
     for name, parameter in model.named_parameters():
-        if not bool(torch.isfinite(parameter).all()):
+        if not _finite(parameter):
             return f"first weight that is not finite: {name}"
+    layer = _first_output(model, images)
+    if layer is not None:
+        return f"first layer whose output is not finite: {layer}"
+    for name, parameter in reversed(list(model.named_parameters())):
+        if parameter.grad is not None and not _finite(parameter.grad):
+            return f"first weight whose gradient is not finite: {name}"
+    return "weights, outputs and gradients of this process are finite"
+
+
+def _first_output(model: nn.Module, images: Tensor) -> str | None:
     found: list[str] = []
 
     def look(name: str, output: Any) -> None:
-        if not found and not all(bool(torch.isfinite(tensor).all()) for tensor in _tensors(output)):
+        if not found and not all(_finite(tensor) for tensor in _tensors(output)):
             found.append(name)
 
     hooks = [
@@ -29,7 +42,11 @@ def not_finite(model: nn.Module, images: Tensor) -> str:
     finally:
         for hook in hooks:
             hook.remove()
-    return f"first layer whose output is not finite: {found[0]}" if found else "the logits are finite"
+    return found[0] if found else None
+
+
+def _finite(tensor: Tensor) -> bool:
+    return bool(torch.isfinite(tensor).all())
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -14,7 +14,16 @@ from torch import Tensor, nn
 from qmnv3.data.loader import Batch, SkippedImages
 from qmnv3.data.order import Position
 from qmnv3.errors import TrainingError, TrainingStopped
-from qmnv3.training.checkpoints import BEST, LAST, Progress, Trained, load_state, load_weights, save_state
+from qmnv3.training.checkpoints import (
+    BEST,
+    LAST,
+    Progress,
+    Trained,
+    begin_again,
+    load_state,
+    load_weights,
+    save_state,
+)
 from qmnv3.training.config import TrainConfig
 from qmnv3.training.diagnosis import not_finite
 from qmnv3.training.distributed import ALONE, World, from_leader, largest, loss_of
@@ -83,7 +92,7 @@ def train(
     `out/checkpoints` gets `last` and `best`, `out/log.jsonl` a line per logged step and validation. With
     `resume` a run that was killed goes on from `last`, in the middle of an epoch, and on the CPU ends with
     the same bits as one that was not; `recipe` must be the same.
-    TrainingError when the loss is no longer finite, naming step, layer and the last checkpoint;
+    TrainingError when loss or gradients are no longer finite, naming step, layer and the last checkpoint;
     TrainingStopped, with everything saved, after SIGINT or SIGTERM.
     """
     keep_freed_memory()
@@ -101,6 +110,16 @@ def train(
     task.before_step(run.progress.step, 1)
     seconds = time.perf_counter() - started
     return Outcome(run.progress.step, run.progress.best, seconds, tuple(run.progress.skipped))
+
+
+@dataclass
+class _Tally:
+    """What one update saw: mean loss, images classified right, with a class, at all."""
+
+    loss: float = 0.0
+    right: int = 0
+    known: int = 0
+    seen: int = 0
 
 
 class _Run:
@@ -170,21 +189,7 @@ class _Run:
         self.task.before_step(progress.step, updates)
         factor = rate_factor(config.schedule, progress.step, steps_per_epoch=updates, epochs=config.epochs)
         set_rate(self.optimizer, factor)
-        self.optimizer.zero_grad()
-        loss, right, known, seen = 0.0, 0, 0, 0
-        for images, labels in self.tensors(source):
-            with torch.autocast(self.world.device, torch.bfloat16, enabled=config.precision == "bf16"):
-                mean, logits = self.loss(images, labels)
-            (mean / config.accumulate).backward()  # type: ignore[no-untyped-call]
-            value = mean.item()
-            if not math.isfinite(value):
-                self.stop(images, value)
-            loss += value / config.accumulate
-            right += int((logits.detach().argmax(1) == labels).sum())
-            known += int((labels != _NO_CLASS).sum())
-            seen += len(labels)
-        if config.max_grad_norm is not None:
-            nn.utils.clip_grad_norm_(self.task.model.parameters(), config.max_grad_norm)
+        tally = self.gradients(source)
         self.optimizer.step()
         self.task.after_step()
         progress.step += 1
@@ -195,14 +200,43 @@ class _Run:
         record = {
             "step": progress.step,
             "epoch": progress.epoch,
-            "loss": loss,
-            "accuracy": right / known if known else None,
+            "loss": tally.loss,
+            "accuracy": tally.right / tally.known if tally.known else None,
             "rate": self.optimizer.param_groups[0]["lr"],
-            "images_per_s": seen / (time.perf_counter() - started),
+            "images_per_s": tally.seen / (time.perf_counter() - started),
         }
         if progress.step % config.log_every == 0 or progress.step == 1:
             self.write(record)
         self.reporter.step(record, total)
+
+    def gradients(self, source: Batches) -> _Tally:
+        """Those of the batches of one update, clipped; TrainingError in all processes where one's are bad."""
+        config, model = self.config, self.task.model
+        self.optimizer.zero_grad()
+        tally = _Tally()
+        suspect: Tensor | None = None
+        for images, labels in self.tensors(source):
+            if math.isfinite(tally.loss):
+                suspect = images
+            with torch.autocast(self.world.device, torch.bfloat16, enabled=config.precision == "bf16"):
+                mean, logits = self.loss(images, labels)
+            (mean / config.accumulate).backward()  # type: ignore[no-untyped-call]
+            tally.loss += mean.item() / config.accumulate
+            tally.right += int((logits.detach().argmax(1) == labels).sum())
+            tally.known += int((labels != _NO_CLASS).sum())
+            tally.seen += len(labels)
+        assert suspect is not None
+        norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+        bad = not math.isfinite(tally.loss) or not math.isfinite(norm.item())
+        if largest(torch.tensor(int(bad), device=self.world.device)):
+            where = not_finite(model, suspect)
+            raise TrainingError(
+                f"step {self.progress.step}: loss is {tally.loss:g}, gradient {norm.item():g}; {where}; "
+                f"{begin_again(self.folder / LAST)}"
+            )
+        if config.max_grad_norm is not None:
+            nn.utils.clip_grads_with_norm_(model.parameters(), config.max_grad_norm, norm)
+        return tally
 
     def tensors(self, source: Batches) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of one update, on the device."""
@@ -240,11 +274,3 @@ class _Run:
         """Keep everything; the first process has all there is."""
         if self.world.leads:
             save_state(self.folder / name, self.saved)
-
-    def stop(self, images: Tensor, loss: float) -> None:
-        """Say where it went wrong."""
-        where = not_finite(self.task.model, images)
-        raise TrainingError(
-            f"step {self.progress.step}: loss is {loss}; {where}; lower the rate and resume from a new run: "
-            f"{self.folder / LAST} is from before"
-        )
