@@ -1,6 +1,7 @@
 """Writing that never leaves half a file: write beside the target, then rename."""
 
 import errno
+import glob
 import json
 import os
 import shutil
@@ -35,6 +36,12 @@ def atomic_file(path: Path) -> Iterator[Path]:
             temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what an `atomic_file(path)` that was killed left; nobody else may be writing `path`."""
+    for temporary in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        temporary.unlink(missing_ok=True)
 
 
 @contextmanager

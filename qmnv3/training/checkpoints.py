@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from qmnv3.errors import TrainingError
 from qmnv3.files import atomic_file
+from qmnv3.training.distributed import bytes_of_leader
 from qmnv3.training.ema import Ema
 
 LAST, BEST = "last.safetensors", "best.safetensors"
@@ -22,7 +23,8 @@ LAST, BEST = "last.safetensors", "best.safetensors"
 class Progress:
     """How far a training is: `step` updates made; the next batch is `batch` of `epoch`.
 
-    `best` is the highest validation result so far, `skipped` the images that could not be read.
+    `best` is the highest validation result so far, `skipped` the images that could not be read. An epoch
+    has `batches` batches in each of `processes` processes; 0 before the first.
     """
 
     step: int = 0
@@ -30,6 +32,8 @@ class Progress:
     batch: int = 0
     best: float | None = None
     skipped: list[str] = field(default_factory=list)
+    processes: int = 0
+    batches: int = 0
 
 
 @dataclass(frozen=True)
@@ -56,9 +60,6 @@ def save_state(path: Path, trained: Trained) -> None:
         tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items() if _is_tensor(value)}
     if trained.ema is not None:
         tensors |= {f"ema.{name}": tensor for name, tensor in trained.ema.average.items()}
-    tensors["random.cpu"] = torch.get_rng_state()
-    if torch.cuda.is_available():
-        tensors["random.cuda"] = torch.cuda.get_rng_state()
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             step = trained.progress.step
@@ -71,14 +72,13 @@ def save_state(path: Path, trained: Trained) -> None:
 
 
 def load_state(path: Path, trained: Trained) -> None:
-    """Make model, optimizer, average, progress and random state what they were when `path` was saved.
+    """Make model, optimizer, average and progress what they were when `path` was saved.
 
-    TrainingError when it is damaged, of another model, or of another recipe (naming the first difference).
+    Of several processes the first reads the file for all. TrainingError when it is damaged, of another
+    model, or of another recipe (naming the first difference).
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        tensors, metadata = _read(path)
         progress, recipe = json.loads(metadata["progress"]), json.loads(metadata["recipe"])
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise TrainingError(f"{path}: not a checkpoint of a training ({error}); begin again") from error
@@ -92,9 +92,6 @@ def load_state(path: Path, trained: Trained) -> None:
     _load_optimizer(trained.optimizer, _part(tensors, "optimizer."))
     if trained.ema is not None:
         trained.ema.load(_part(tensors, "ema."))
-    torch.set_rng_state(tensors["random.cpu"])
-    if "random.cuda" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["random.cuda"])
     for name, value in progress.items():
         setattr(trained.progress, name, value)
 
@@ -106,9 +103,16 @@ def begin_again(path: Path) -> str:
 
 def load_weights(path: Path, model: nn.Module) -> None:
     """Give `model` what is kept in the end: the average where there is one, else the weights."""
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    tensors, _ = _read(path)
     model.load_state_dict(_part(tensors, "model.") | _part(tensors, "ema."))
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata. The first process reads, since the others may be on machines without the file."""
+    content = bytes_of_leader(path.read_bytes)
+    tensors = load(content)
+    header = content[8 : 8 + int.from_bytes(content[:8], "little")]
+    return tensors, json.loads(header).get("__metadata__", {})
 
 
 def _load_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:

@@ -1,10 +1,12 @@
 """Several processes that train one model, as torchrun starts them."""
 
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -17,11 +19,15 @@ from qmnv3.errors import TrainingError
 
 @dataclass(frozen=True)
 class World:
-    """This process among `size`; `device` is where it trains."""
+    """This process among `size`; `device` is where it trains.
+
+    `restarted`: torchrun started all of them again after one had died.
+    """
 
     rank: int
     size: int
     device: str
+    restarted: bool = False
 
     @property
     def leads(self) -> bool:
@@ -48,7 +54,7 @@ def join_world(device: str) -> World:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device == "cuda" else "gloo")
-    return World(dist.get_rank(), size, device)
+    return World(dist.get_rank(), size, device, os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0")
 
 
 def is_distributed() -> bool:
@@ -67,10 +73,41 @@ def from_leader(value: float) -> float:
     """What the first process has."""
     if not is_distributed():
         return value
-    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    shared = torch.tensor([value], dtype=torch.float64, device=device)
+    shared = torch.tensor([value], dtype=torch.float64, device=_device())
     dist.broadcast(shared, 0)
     return float(shared)
+
+
+def bytes_of_leader(read: Callable[[], bytes]) -> bytes:
+    """What the first process reads."""
+    if not is_distributed():
+        return read()
+    return _broadcast(read() if dist.get_rank() == 0 else b"", 0)
+
+
+def names_of_all(names: Sequence[str]) -> list[str]:
+    """Names that any process has, sorted."""
+    if not is_distributed():
+        return sorted(names)
+    own = json.dumps(list(names)).encode()
+    lists = [json.loads(_broadcast(own, rank)) for rank in range(dist.get_world_size())]
+    return sorted({name for each in lists for name in each})
+
+
+def _broadcast(content: bytes, rank: int) -> bytes:
+    """The `content` process `rank` has."""
+    length = torch.tensor(len(content), device=_device())
+    dist.broadcast(length, rank)
+    values = torch.zeros(int(length), dtype=torch.uint8, device=_device())
+    if dist.get_rank() == rank:
+        values.copy_(torch.from_numpy(np.frombuffer(content, np.uint8).copy()))
+    dist.broadcast(values, rank)
+    return values.cpu().numpy().tobytes()
+
+
+def _device() -> str:
+    """Where tensors must be to be sent."""
+    return "cuda" if dist.get_backend() == "nccl" else "cpu"
 
 
 class _SumOverProcesses(torch.autograd.Function):

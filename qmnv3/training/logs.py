@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from qmnv3.errors import TrainingError
+from qmnv3.files import atomic_file
 
 LOG = "log.jsonl"
 
@@ -28,12 +29,18 @@ class Silent:
 
 
 class JsonLines:
-    """One JSON object a line; a run that goes on first forgets what it had logged past `step`."""
+    """One JSON object a line; a run that goes on first forgets what it had logged past `step`.
 
-    def __init__(self, path: Path, step: int) -> None:
+    So it does a validation at `step` that is to come again, unless `validated`.
+    """
+
+    def __init__(self, path: Path, step: int, *, validated: bool) -> None:
         self._path = path
-        kept = [line for line in _lines(path) if _step(line) <= step] if step else []
-        path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        kept = [line for line in _lines(path) if 0 <= _step(line) <= step] if step else []
+        if not validated:
+            kept = [line for line in kept if _step(line) < step or "validation" not in json.loads(line)]
+        with atomic_file(path) as temporary:
+            temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
     def write(self, record: dict[str, Any]) -> None:
         """Add a line; complete on disk when this returns, as far as a kill of the process goes."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from qmnv3.data.loader import Batch, SkippedImages
 from qmnv3.data.order import Position
 from qmnv3.errors import TrainingError, TrainingStopped
+from qmnv3.files import remove_leftovers
 from qmnv3.training.checkpoints import (
     BEST,
     LAST,
@@ -26,33 +27,18 @@ from qmnv3.training.checkpoints import (
 )
 from qmnv3.training.config import TrainConfig
 from qmnv3.training.diagnosis import not_finite
-from qmnv3.training.distributed import ALONE, World, from_leader, largest, loss_of
+from qmnv3.training.distributed import ALONE, World, from_leader, largest, loss_of, names_of_all
 from qmnv3.training.ema import Ema
 from qmnv3.training.logs import LOG, JsonLines, Reporter, Silent, TensorBoard
 from qmnv3.training.memory import keep_freed_memory
 from qmnv3.training.optimizer import make_optimizer, set_rate
+from qmnv3.training.randomness import seed_step
 from qmnv3.training.schedule import rate_factor
 from qmnv3.training.stopping import Stop, asked_to_stop
+from qmnv3.training.task import Task
 
 CHECKPOINTS = "checkpoints"
 _NO_CLASS = -1
-
-
-class Task(Protocol):
-    """What is trained. All of its state is in `model.state_dict()`, its schedule follows from the step."""
-
-    @property
-    def model(self) -> nn.Module:
-        """What the optimizer changes."""
-
-    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean loss of a batch, and logits [N, classes]."""
-
-    def before_step(self, step: int, steps_per_epoch: int) -> None:
-        """Called before every update and before validation."""
-
-    def after_step(self) -> None:
-        """Called after every update."""
 
 
 class Batches(Protocol):
@@ -91,7 +77,8 @@ def train(
 
     `out/checkpoints` gets `last` and `best`, `out/log.jsonl` a line per logged step and validation. With
     `resume` a run that was killed goes on from `last`, in the middle of an epoch, and on the CPU ends with
-    the same bits as one that was not; `recipe` must be the same.
+    the same bits as one that was not; `recipe`, images and processes must be the same. Processes that
+    torchrun started again go on in any case.
     TrainingError when loss or gradients are no longer finite, naming step, layer and the last checkpoint;
     TrainingStopped, with everything saved, after SIGINT or SIGTERM.
     """
@@ -136,17 +123,21 @@ class _Run:
         self.task, self.config, self.world, self.reporter = task, config, world, reporter
         self.folder = out / CHECKPOINTS
         self.folder.mkdir(parents=True, exist_ok=True)
-        torch.manual_seed(config.seed + world.rank)  # dropout differs between processes
         task.model.to(world.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         effective = config.batch_size * config.accumulate * world.size
         self.optimizer = make_optimizer(task.model, config.optimizer, effective_batch=effective)
         self.ema = Ema(task.model, config.ema.decay) if config.ema.enabled else None
         self.progress = Progress()
         self.saved = Trained(task.model, self.optimizer, self.ema, self.progress, recipe)
+        if world.restarted:
+            resume = bool(from_leader((self.folder / LAST).exists()))
+        if world.leads:
+            for name in (f"{CHECKPOINTS}/{LAST}", f"{CHECKPOINTS}/{BEST}", LOG):
+                remove_leftovers(out / name)
         if resume:
             load_state(self.folder / LAST, self.saved)
-        step = self.progress.step
-        self.log = JsonLines(out / LOG, step) if world.leads else None
+        step, validated = self.progress.step, self.progress.batch == 0
+        self.log = JsonLines(out / LOG, step, validated=validated) if world.leads else None
         writes = config.tensorboard and world.leads
         self.board = TensorBoard(out / "tensorboard", step) if writes else None
         self.loss = loss_of(task, world, compiled=config.compile)
@@ -154,7 +145,8 @@ class _Run:
     def train(self, source: Batches, validate: Callable[[nn.Module], float] | None, stop: Stop) -> None:
         """Every epoch that is left."""
         config, progress = self.config, self.progress
-        updates = max(1, source.steps_per_epoch // config.accumulate)
+        self.check(source)
+        updates = source.steps_per_epoch // config.accumulate
         total = updates * config.epochs
         saved_at = time.perf_counter()
         if progress.step == 0:
@@ -171,11 +163,28 @@ class _Run:
                     raise TrainingStopped(f"stopped at step {progress.step}; --resume goes on", signal)
             for _ in range(source.steps_per_epoch - updates * config.accumulate):
                 next(source)  # too few for an update
+            self.note_skipped(names_of_all(progress.skipped))
             progress.epoch, progress.batch = progress.epoch + 1, 0
             if validate and (progress.epoch % config.validate_every == 0 or progress.epoch == config.epochs):
                 self.validate(validate, updates)
             self.save(LAST)
             saved_at = time.perf_counter()
+
+    def check(self, source: Batches) -> None:
+        """TrainingError where an epoch is too short, or not what it was when the run was begun."""
+        progress, batches, processes = self.progress, source.steps_per_epoch, self.world.size
+        if batches < self.config.accumulate:
+            raise TrainingError(
+                f"accumulate: {self.config.accumulate} batches make an update, but an epoch has {batches}; "
+                "lower accumulate or batch_size"
+            )
+        begun = (progress.processes, progress.batches)
+        if progress.processes and begun != (processes, batches):
+            raise TrainingError(
+                f"{self.folder / LAST}: was begun by {begun[0]} processes with {begun[1]} batches an epoch, "
+                f"now {processes} with {batches}; resume with the same processes and images"
+            )
+        progress.processes, progress.batches = processes, batches
 
     def signal(self, stop: Stop) -> int:
         """Signal that any of the processes was stopped with, 0 for none: all stop after the same step."""
@@ -189,12 +198,13 @@ class _Run:
         self.task.before_step(progress.step, updates)
         factor = rate_factor(config.schedule, progress.step, steps_per_epoch=updates, epochs=config.epochs)
         set_rate(self.optimizer, factor)
+        seed_step(config.seed, self.world.rank, progress.step)
         tally = self.gradients(source)
         self.optimizer.step()
         self.task.after_step()
         progress.step += 1
         progress.batch += config.accumulate
-        progress.skipped += [str(path) for path in source.skipped.paths if str(path) not in progress.skipped]
+        self.note_skipped([str(path) for path in source.skipped.paths])
         if self.ema is not None:
             self.ema.update(progress.step)
         record = {
@@ -203,11 +213,20 @@ class _Run:
             "loss": tally.loss,
             "accuracy": tally.right / tally.known if tally.known else None,
             "rate": self.optimizer.param_groups[0]["lr"],
-            "images_per_s": tally.seen / (time.perf_counter() - started),
+            "images_per_s": tally.seen * self.world.size / (time.perf_counter() - started),
         }
         if progress.step % config.log_every == 0 or progress.step == 1:
             self.write(record)
         self.reporter.step(record, total)
+
+    def note_skipped(self, paths: list[str]) -> None:
+        """Remember and log images that could not be read."""
+        progress = self.progress
+        for path in paths:
+            if path not in progress.skipped:
+                progress.skipped.append(path)
+                if self.log is not None:
+                    self.log.write({"step": progress.step, "epoch": progress.epoch, "skipped": path})
 
     def gradients(self, source: Batches) -> _Tally:
         """Those of the batches of one update, clipped; TrainingError in all processes where one's are bad."""

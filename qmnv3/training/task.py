@@ -1,7 +1,26 @@
-"""Plain supervised training of a classifier."""
+"""What is trained: anything that is a Task, and a plain classifier."""
+
+from typing import Protocol
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+class Task(Protocol):
+    """What is trained. All of its state is in `model.state_dict()`, its schedule follows from the step."""
+
+    @property
+    def model(self) -> nn.Module:
+        """What the optimizer changes."""
+
+    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean loss of a batch, and logits [N, classes]."""
+
+    def before_step(self, step: int, steps_per_epoch: int) -> None:
+        """Called before every update and before validation."""
+
+    def after_step(self) -> None:
+        """Called after every update."""
 
 
 class ClassificationTask:

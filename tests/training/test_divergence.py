@@ -1,0 +1,79 @@
+"""What is not finite stops training, is named, and is never saved."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from training.training_runs import Noise, config, network, run
+
+from qmnv3.data.order import Position
+from qmnv3.errors import TrainingError
+from qmnv3.training.checkpoints import Progress, Trained, save_state
+from qmnv3.training.config import OptimizerConfig
+from qmnv3.training.logs import read_log
+from qmnv3.training.loop import train
+from qmnv3.training.optimizer import make_optimizer
+from qmnv3.training.task import ClassificationTask
+
+
+def assert_all_finite(out: Path) -> None:
+    state = load_file(out / "checkpoints" / "last.safetensors")
+    assert all(bool(torch.isfinite(t).all()) for t in state.values() if t.is_floating_point())
+
+
+@pytest.mark.parametrize(("accumulate", "batch", "step"), [(1, 2, 9), (2, 2, 4), (2, 3, 4)])
+def test_divergence_names_step_layer_and_a_checkpoint_that_is_whole(
+    tmp_path: Path, accumulate: int, batch: int, step: int
+) -> None:
+    """A NaN in the second epoch, in the first or the second batch of an update."""
+    poisoned = Position(1, batch)
+    found = rf"step {step}: loss is nan, .* first layer .* not finite: 0; lower the rate .*last\.safetensors"
+    with pytest.raises(TrainingError, match=found):
+        run(
+            tmp_path,
+            config(accumulate=accumulate),
+            batches=lambda start: Noise(start, poisoned),
+        )
+    assert_all_finite(tmp_path)
+
+
+class Rooted(nn.Module):
+    """Logits gain a root that is zero: they stay finite, their gradients do not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = network()
+        self.rooted = False
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.net(images)
+        return logits + (logits - logits).sqrt() if self.rooted else logits
+
+
+class RootedTask(ClassificationTask):
+    def before_step(self, step: int, steps_per_epoch: int) -> None:
+        self.model.rooted = step == 5
+
+
+@pytest.mark.parametrize("clip", [None, 1.0])
+def test_a_gradient_that_is_not_finite_never_reaches_the_weights(tmp_path: Path, clip: float | None) -> None:
+    settings = config(max_grad_norm=clip)
+    found = r"step 5: loss is \d\.\d+, gradient nan; .* whose gradient is not finite: net.5.bias; .*last"
+    with pytest.raises(TrainingError, match=found):
+        train(RootedTask(Rooted()), Noise, settings, tmp_path, recipe={})
+    assert_all_finite(tmp_path)
+    assert read_log(tmp_path / "log.jsonl")[-1]["step"] == 5
+
+
+def test_weights_that_overflowed_are_not_saved(tmp_path: Path) -> None:
+    model = network()
+    optimizer = make_optimizer(model, OptimizerConfig(), effective_batch=8)
+    path = tmp_path / "last.safetensors"
+    save_state(path, Trained(model, optimizer, None, Progress(), {}))
+    before = path.read_bytes()
+    nn.init.constant_(model[1].weight, float("inf"))
+    with pytest.raises(TrainingError, match=r"step 3: model.1.weight is not finite; lower the rate .*last"):
+        save_state(path, Trained(model, optimizer, None, Progress(step=3), {}))
+    assert path.read_bytes() == before
