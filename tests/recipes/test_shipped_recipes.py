@@ -30,7 +30,7 @@ def test_the_papers_recipe_has_the_papers_numbers() -> None:
 def test_an_override_reaches_into_a_section() -> None:
     recipe = load_recipe("v3s_qat", QatConfig, **{"training.optimizer.rate": 0.5, "calibration.level": None})
     assert recipe.training.optimizer.rate == 0.5
-    assert recipe.training.optimizer.reference_batch == 256 and recipe.calibration.level == 3
+    assert recipe.training.optimizer.reference_batch == 32 and recipe.calibration.level == 3
 
 
 def test_quantization_aware_training_is_not_compiled() -> None:
