@@ -143,6 +143,7 @@ def batch_norm(
         return F.batch_norm(x, norm.running_mean, norm.running_var, weight, bias, True, momentum, norm.eps)
     over = [axis for axis in range(x.dim()) if axis != 1]
     shape = [1, -1] + [1] * (x.dim() - 2)
+    given, x = x.dtype, x.float()  # sums of bfloat16 would lose nearly everything
     local = torch.cat([x.sum(over), x.new_tensor([x.numel() / x.shape[1]])])
     total = _sum(local)
     count = total[-1].detach()
@@ -155,7 +156,7 @@ def batch_norm(
         norm.running_var.lerp_(variance * count / (count - 1), momentum)
     scale = torch.rsqrt(variance + norm.eps)
     scaled = centred * (scale if weight is None else scale * weight).reshape(shape)
-    return scaled if bias is None else scaled + bias.reshape(shape)
+    return (scaled if bias is None else scaled + bias.reshape(shape)).to(given)
 
 
 def _sum(values: Tensor) -> Tensor:
