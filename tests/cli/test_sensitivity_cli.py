@@ -83,7 +83,7 @@ def test_ptq_tells_what_int16_gains_and_costs(cli: Cli, given: tuple[object, ...
 
 def test_int16_by_a_recipe(cli: Cli, given: tuple[object, ...], tmp_path: Path) -> None:
     recipe = tmp_path / "mixed.yaml"
-    recipe.write_text("level: 1\nint16: {count: 2, max_slowdown: 1000}\n")
+    recipe.write_text("level: 1\nint16: {count: 2, min_gain: 0, max_slowdown: 1000}\n")
     done = cli("ptq", *given, "--out", tmp_path / "RUN", "--images", 6, "--recipe", recipe)
     assert done.code == 0, done.stderr
     assert 1 <= len(int16_tensors(load_run_graph(tmp_path / "RUN"))) <= 2
