@@ -28,8 +28,11 @@ BASE = "float"
 LABELS = {
     "float_contiguous": "float, contiguous",
     "float": "float, channels_last",
+    "float_bf16": "float, bfloat16 autocast",
+    "float_compiled": "float, torch.compile",
     "qmnv3": "qmnv3",
     "qmnv3_frozen": "qmnv3, BatchNorm frozen",
+    "qmnv3_bf16": "qmnv3, bfloat16 autocast",
     "torchao": "torchao prepare_qat_pt2e",
 }
 WARMUP = 2

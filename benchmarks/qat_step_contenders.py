@@ -44,6 +44,18 @@ def float_channels_last(setting: Setting) -> Step:
     return _step(build_model(setting.model), *_data(setting), torch.channels_last)
 
 
+def float_bf16(setting: Setting) -> Step:
+    """The float model under bfloat16 autocast, a recipe's `precision: bf16`."""
+    return _step(build_model(setting.model), *_data(setting), torch.channels_last, bf16=True)
+
+
+def float_compiled(setting: Setting) -> Step:
+    """The float model through torch.compile, a recipe's `compile: true`."""
+    model = build_model(setting.model).to(setting.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.compile()
+    return _step(model, *_data(setting), torch.channels_last)
+
+
 def qmnv3(setting: Setting) -> Step:
     """Learned ranges, BatchNorm on the batch's statistics: the costliest phase of `qmnv3 qat`."""
     model = _qat_model(setting)
@@ -55,6 +67,12 @@ def qmnv3_frozen(setting: Setting) -> Step:
     model = _qat_model(setting)
     model.freeze_batch_norm()
     return _step(model, *_data(setting), torch.channels_last, model.settle)
+
+
+def qmnv3_bf16(setting: Setting) -> Step:
+    """The costliest phase under bfloat16 autocast."""
+    model = _qat_model(setting)
+    return _step(model, *_data(setting), torch.channels_last, model.settle, bf16=True)
 
 
 def torchao(setting: Setting) -> Step:
@@ -78,8 +96,11 @@ def torchao(setting: Setting) -> Step:
 CONTENDERS: dict[str, Callable[[Setting], Step]] = {
     "float_contiguous": float_contiguous,
     "float": float_channels_last,
+    "float_bf16": float_bf16,
+    "float_compiled": float_compiled,
     "qmnv3": qmnv3,
     "qmnv3_frozen": qmnv3_frozen,
+    "qmnv3_bf16": qmnv3_bf16,
     "torchao": torchao,
 }
 
@@ -110,15 +131,19 @@ def _step(
     order: torch.memory_format,
     after: Callable[[], None] = lambda: None,
     exported: bool = False,
+    bf16: bool = False,
 ) -> Step:
     model.to(images.device).to(memory_format=order)  # type: ignore[call-overload]
     if not exported:  # an exported model refuses train()
         model.train()
     images = images.contiguous(memory_format=order)
-    optimizer = torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9)
+    # Random weights have gradients of 1e5; what a step costs does not depend on the rate.
+    optimizer = torch.optim.SGD(model.parameters(), 1e-9, momentum=0.9)
 
     def step() -> None:
-        loss = F.cross_entropy(model(images), labels)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
+            logits = model(images)
+        loss = F.cross_entropy(logits.float(), labels)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

@@ -35,7 +35,8 @@ class WeightConfig(_Strict):
 
 
 class EqualizationConfig(_Strict):
-    """Which groups of tensors are equalized (level 2 and up).
+    """Which groups of tensors are equalized, from level 2 on, or with `always` at every level: training that
+    follows learns ranges and biases itself.
 
     A group is taken when the whole network's predicted KL divergence falls by more than the share
     `min_gain`. Gates that make it exact through h-swish are depthwise convolutions and cost time: they are
@@ -43,6 +44,7 @@ class EqualizationConfig(_Strict):
     `max_slowdown`; the other h-swishes are equalized as far as they allow without.
     """
 
+    always: bool = False
     min_gain: Annotated[float, Field(ge=0, lt=1)] = 0.001
     max_slowdown: Annotated[float, Field(ge=0)] = 0.085
 

@@ -74,10 +74,11 @@ def apply(
     """Equalize every group that gains enough; `graph.meta["equalization"]` gets one row for each group."""
     groups = scale_groups(graph)
     sites = read_sites(graph)
+    corrected = config.level >= 3 or config.equalization.always  # by bias correction or by training
     choices = []
     with progress("equalizing", len(groups)) as advance:
         for group in groups:
-            choices.append(_choose(group, sites, statistics, corrected=config.level >= 3))
+            choices.append(_choose(group, sites, statistics, corrected=corrected))
             advance(1)
     least = config.equalization.min_gain * sum(choice.kl_before for choice in choices)
     network_us = sum(predicted_us(site) for site in sites)

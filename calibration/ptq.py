@@ -142,7 +142,7 @@ def quantize(
 def algorithms(config: PtqConfig) -> tuple[Algorithm, ...]:
     """What each level runs, in order: a level does what the one below does, and one thing more."""
     steps: list[Algorithm] = []
-    if config.level >= 2:
+    if config.level >= 2 or config.equalization.always:
         steps.append(equalization)
     steps.append(ranges)
     if mixed_precision.wanted(config.int16):

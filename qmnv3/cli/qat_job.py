@@ -3,7 +3,7 @@
 import copy
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -43,6 +43,8 @@ from qmnv3.quant.state import State, model_state
 from qmnv3.runs import CALIBRATED, check_out, save_run
 from qmnv3.training.distributed import World, join_world
 from qmnv3.training.loop import Outcome, train
+
+Judge = Callable[[nn.Module], float]
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def run_qat(job: QatJob, progress: Progress = silent) -> QatResult | None:
             job.config.training,
             job.work,
             recipe=job.begun_with(),
-            validate=judge,
+            validate=_as_deployed(judge, start),
             world=world,
             resume=job.resume,
             reporter=view if world.leads else None,
@@ -107,8 +109,7 @@ def run_qat(job: QatJob, progress: Progress = silent) -> QatResult | None:
     _reestimate(job, data, loaded, model)
     frozen = copy.deepcopy(start.model)
     floored = freeze_trained(model, frozen)
-    judge = validation(data, loaded.preprocessing, "cpu", judged)
-    accuracies = _accuracies(judge, start, frozen)
+    accuracies = _accuracies(judge, start, frozen, job.device)
     metadata = Metadata(job.model, loaded.preprocessing, _labels(data, trained))
     graphs = convert(frozen, metadata, "int8"), convert(start.parent, metadata, "float32")
     layers = _layers(job, photos(job, data, loaded), frozen, progress)
@@ -176,16 +177,33 @@ def _images(job: QatJob, data: TrainingData, loaded: LoadedModel, count: int) ->
         yield torch.from_numpy(batch.images).permute(0, 3, 1, 2).to(job.device)
 
 
+def _as_deployed(judge: Judge | None, start: Start) -> Judge | None:
+    """Judges what a `QatModel` would be frozen to: both differ by what rounding makes of ties."""
+    if judge is None:
+        return None
+
+    def judge_frozen(model: nn.Module) -> float:
+        assert isinstance(model, QatModel)
+        frozen = copy.deepcopy(start.model)
+        freeze_trained(model, frozen)
+        with fake_quant(frozen):
+            return judge(frozen.to(next(model.parameters()).device))
+
+    return judge_frozen
+
+
 def _accuracies(
-    judge: Any, start: Start, frozen: nn.Module
+    judge: Judge | None, start: Start, frozen: nn.Module, device: str
 ) -> tuple[float | None, float | None, float | None]:
     """Of the float model, the calibrated one and the trained one, both as they are deployed."""
     if judge is None:
         return None, None, None
-    results = [judge(start.parent)]
+    results = [judge(start.parent.to(device))]
     for model in (start.model, frozen):
         with fake_quant(model):
-            results.append(judge(model))
+            results.append(judge(model.to(device)))
+    for model in (start.parent, start.model, frozen):
+        model.cpu()
     return results[0], results[1], results[2]
 
 

@@ -108,8 +108,8 @@ def fake_quantize(x: torch.Tensor, qparams: QParams) -> torch.Tensor:
         return steps.clamp_(qparams.qmin - zero_point, qparams.qmax - zero_point).mul_(scale)
     return torch.fake_quantize_per_channel_affine(
         x,
-        torch.from_numpy(qparams.scale.copy()),
-        torch.from_numpy(qparams.zero_point.copy()),
+        torch.from_numpy(qparams.scale.copy()).to(x.device),
+        torch.from_numpy(qparams.zero_point.copy()).to(x.device),
         qparams.axis,
         qparams.qmin,
         qparams.qmax,

@@ -148,7 +148,7 @@ class QuantWeight(nn.Module):
         if input_qparams is None:
             return bias
         grid = QParams.bias(input_qparams, self.weight_fake_quant.qparams(self.layer.weight))
-        step = torch.from_numpy(grid.scale).double()
+        step = torch.from_numpy(grid.scale).double().to(bias.device)
         rounded = ((bias.double() + self.bias_offset) / step).round() * step - self.bias_offset
         return rounded.to(bias.dtype)
 
@@ -198,7 +198,7 @@ class QuantHardswish(nn.Module):
     def _rounded_gate(self, x: torch.Tensor, factors: torch.Tensor, source: QParams) -> torch.Tensor:
         """The equalized gate by the integers it is deployed as: it has many ties, rounded as theirs."""
         grid = self.gate_qparams
-        bias, multiplier = gate_integers(factors.numpy(), source, grid)
+        bias, multiplier = gate_integers(factors.numpy(force=True), source, grid)
         steps = x / float(source.scale)
         steps = steps + (steps.round() - steps).detach()  # whole but for float32; the gradient passes
         accumulator = steps * INT8_MAX + _per_channel(torch.from_numpy(bias), x)
@@ -208,8 +208,8 @@ class QuantHardswish(nn.Module):
 
 
 def _per_channel(values: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """`values` [C] shaped to broadcast against x [N, C, ...]."""
-    return values.reshape(-1, *[1] * (x.dim() - 2))
+    """`values` [C] shaped to broadcast against x [N, C, ...], where x is."""
+    return values.to(x.device).reshape(-1, *[1] * (x.dim() - 2))
 
 
 QuantState = FakeQuantize | WeightFakeQuantize | QuantHardswish

@@ -247,3 +247,16 @@ def test_dead_channels_stay_harmless(images: np.ndarray) -> None:
     row = dead.meta[equalization.REPORT][0]
     assert row["form"] == "none" and row["sqnr_before_db"] is None
     assert calibrate(model, SPEC, lambda: [images], PtqConfig(level=2)).model is not None
+
+
+def test_min_max_ranges_of_equalized_tensors(images: np.ndarray) -> None:
+    """`always` equalizes at level 0 too; ranges still reach from the smallest to the largest value."""
+    config = PtqConfig(level=0, equalization=EqualizationConfig(always=True))
+    model = network(depthwise=True, balanced=True)
+    result = calibrate(model, SPEC, lambda: [images], config)
+    first = next(site for site in read_sites(result.model) if site.fake_quant.factors is not None)
+    with torch.inference_mode():
+        scaled = model[:2](to_nchw(images)) * first.fake_quant.factors.reshape(1, -1, 1, 1)
+    widest = scaled.amax((0, 2, 3))
+    assert widest.max() < 2 * widest.min()  # 64 times, before
+    assert float(first.fake_quant.qparams.scale) * 255 == pytest.approx(float(scaled.max()), rel=1e-5)

@@ -67,6 +67,7 @@ def test_qat_ends_in_a_run_that_exports_and_evaluates(
     run = json.loads((out / "run.json").read_text())
     assert run["recipe"]["training"]["epochs"] == 2 and run["recipe"]["calibration"]["seed"] == 3
     assert run["training"]["accuracy"] >= 0.5
+    assert run["training"]["accuracy"] == run["training"]["best"]  # epochs are judged as deployed
     assert (out / "log.jsonl").read_text()
     assert cli("inspect", out).code == 0
     assert cli("export", "--int8", "--checkpoint", out, "--out", tmp_path / "export").code == 0
