@@ -159,6 +159,7 @@ def _task(job: QatJob, data: TrainingData, start: Start, model: QatModel, world:
         labelled=data.labelled,
         total_steps=max(1, batches // config.training.accumulate) * config.training.epochs,
         label_smoothing=config.training.label_smoothing,
+        mixing=config.training.mixing,
     )
 
 

@@ -65,7 +65,7 @@ def run_train(job: TrainJob) -> Outcome:
     recipe |= job.config.model_dump()
     with TrainingView(job.config.epochs) as view:
         outcome = train(
-            ClassificationTask(network, job.config.label_smoothing),
+            ClassificationTask(network, job.config.label_smoothing, job.config.mixing),
             batch_source(data, loaded.preprocessing, job.config, world, trained),
             job.config,
             job.out,

@@ -5,13 +5,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
-import torch.nn.functional as F
 from torch import fx
 
 from calibration.freeze import FlooredScale, freeze
 from qmnv3.qat.config import DistillationConfig, QatScheduleConfig
 from qmnv3.qat.distillation import Teacher, feature_loss, logits_loss
 from qmnv3.qat.model import QatModel
+from qmnv3.training.config import MixingConfig
+from qmnv3.training.mixing import mix
 
 
 class QatTask:
@@ -31,6 +32,7 @@ class QatTask:
         labelled: bool,
         total_steps: int,
         label_smoothing: float = 0.0,
+        mixing: MixingConfig | None = None,
     ) -> None:
         self.model = model
         self._schedule, self._distillation = schedule, distillation
@@ -38,16 +40,18 @@ class QatTask:
         self._taught = (distillation.weight if labelled else 1.0) if teacher is not None else 0.0
         self._total = total_steps
         self._smoothing = label_smoothing
+        self._mixing = mixing or MixingConfig()
 
     def loss(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean loss of the batch, and logits."""
-        logits, features = self.model.features(images, self._distillation.features)
+        mixed = mix(images, labels, self._mixing)
+        logits, features = self.model.features(mixed.images, self._distillation.features)
         loss = torch.zeros((), device=logits.device)
         if self._taught < 1.0:
-            own = F.cross_entropy(logits.float(), labels, label_smoothing=self._smoothing)
+            own = mixed.cross_entropy(logits.float(), self._smoothing)
             loss = loss + (1.0 - self._taught) * own
         if self._teacher is not None and self._taught > 0.0:
-            lesson = self._teacher(images)
+            lesson = self._teacher(mixed.images)
             taught = logits_loss(logits, lesson.logits, self._distillation.temperature)
             loss = loss + self._taught * taught
             for name, feature in features.items():

@@ -76,6 +76,17 @@ class AugmentationConfig(_Strict):
     shift: Annotated[int, Field(strict=True, ge=0)] = 0
 
 
+class MixingConfig(_Strict):
+    """Images blended in pairs: `mixup` fades (Zhang et al. 2018), `cutmix` pastes a box (Yun et al. 2019).
+
+    Each is the alpha of Beta(alpha, alpha) that shares are drawn from, 0 is off; with both, a batch gets one
+    or the other at random.
+    """
+
+    mixup: NotNegative = 0.0
+    cutmix: NotNegative = 0.0
+
+
 class TrainConfig(_Strict):
     """A whole training: `batch_size` images per process and step, `accumulate` of them per update.
 
@@ -104,3 +115,4 @@ class TrainConfig(_Strict):
     schedule: ScheduleConfig = ScheduleConfig()
     ema: EmaConfig = EmaConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
+    mixing: MixingConfig = MixingConfig()

@@ -2,8 +2,10 @@
 
 from typing import Protocol
 
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from qmnv3.training.config import MixingConfig
+from qmnv3.training.mixing import mix
 
 
 class Task(Protocol):
@@ -26,14 +28,18 @@ class Task(Protocol):
 class ClassificationTask:
     """Cross-entropy of a model's logits with the labels."""
 
-    def __init__(self, model: nn.Module, label_smoothing: float = 0.0) -> None:
+    def __init__(
+        self, model: nn.Module, label_smoothing: float = 0.0, mixing: MixingConfig | None = None
+    ) -> None:
         self.model = model
         self._smoothing = label_smoothing
+        self._mixing = mixing or MixingConfig()
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean over the batch, and logits."""
-        logits = self.model(images)
-        return F.cross_entropy(logits.float(), labels, label_smoothing=self._smoothing), logits
+        mixed = mix(images, labels, self._mixing)
+        logits = self.model(mixed.images)
+        return mixed.cross_entropy(logits.float(), self._smoothing), logits
 
     def before_step(self, step: int, steps_per_epoch: int) -> None:
         """Nothing changes while it trains."""
