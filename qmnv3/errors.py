@@ -14,6 +14,10 @@ class DataError(QmnError):
     """An image folder or image cannot be used as asked."""
 
 
+class ImageError(DataError):
+    """One image among others cannot be read or decoded; the rest can be used without it."""
+
+
 class ModelError(QmnError):
     """A model's name or options name nothing that can be built."""
 

@@ -16,6 +16,7 @@ from calibration.ptq import Calibration, calibrate, observe
 from calibration.statistics import Images
 from qmnv3.cli.int16_cost import int16_cost
 from qmnv3.data.folder import ImageFolder, find_images, sample
+from qmnv3.data.image_set import ImageSet
 from qmnv3.data.loader import load_batches
 from qmnv3.errors import CalibrationError
 from qmnv3.ir import Metadata
@@ -147,7 +148,7 @@ class Photos:
     """An image source: every call decodes the chosen images anew, without those found corrupt before."""
 
     def __init__(
-        self, folder: ImageFolder, spec: Preprocessing, batch_size: int, chosen: Sequence[int], skip_bad: bool
+        self, folder: ImageSet, spec: Preprocessing, batch_size: int, chosen: Sequence[int], skip_bad: bool
     ) -> None:
         self._folder, self._spec, self._batch_size = folder, spec, batch_size
         self._chosen, self._skip_bad = list(chosen), skip_bad
@@ -161,7 +162,7 @@ class Photos:
         for batch in batches:
             yield batch.images
         self.skipped += batches.skipped.paths
-        self._chosen = [i for i in self._chosen if self._folder.paths[i] not in self.skipped]
+        self._chosen = [i for i in self._chosen if self._folder.path(i) not in self.skipped]
 
 
 def load(job: PtqJob) -> LoadedModel:

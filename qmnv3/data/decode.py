@@ -2,13 +2,13 @@
 
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from qmnv3.errors import DataError
+from qmnv3.errors import ImageError
 
 RgbImage = npt.NDArray[np.uint8]
 
@@ -21,39 +21,40 @@ DRAFT_OVERSAMPLING = 2
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
-def decode(path: Path, short_side: int | None = None) -> RgbImage:
+def decode(path: Path, short_side: int | None = None, file: BinaryIO | None = None) -> RgbImage:
     """Read one image as uint8 RGB [H, W, 3], turned upright as its EXIF orientation says.
 
     Greyscale, palette and CMYK are converted, transparency is laid on white, 16-bit values are scaled
     (v / 257). Of several frames the first counts. `short_side`: the image will be resized to this many
-    pixels, so a much larger JPEG may be decoded at a fraction of its size. Raises DataError naming the file
-    if it is missing, corrupt, truncated, over `MAX_PIXELS` or longer than `MAX_ASPECT` times its width.
+    pixels, so a much larger JPEG may be decoded at a fraction of its size. `file`: where the bytes are, if
+    `path` is but a name. Raises ImageError naming the file if it is missing, corrupt, truncated, over
+    `MAX_PIXELS` or longer than `MAX_ASPECT` times its width.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path if file is None else file) as image:
             _check_size(path, image.size)
             if short_side is not None:
                 side = DRAFT_OVERSAMPLING * short_side
                 image.draft(None, (side, side))
             return _to_rgb(ImageOps.exif_transpose(image))
     except FileNotFoundError as error:
-        raise DataError(f"{path}: no such image") from error
-    except DataError:
+        raise ImageError(f"{path}: no such image") from error
+    except ImageError:
         raise
     # Pillow's decoders raise nearly anything on damaged files (SyntaxError, struct.error, IndexError, ...).
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, UnidentifiedImageError):
             reason = "not an image format Pillow knows"
-        raise DataError(f"{path}: corrupt image ({reason}); remove it or use --skip-bad") from error
+        raise ImageError(f"{path}: corrupt image ({reason}); remove it or use --skip-bad") from error
 
 
 def _check_size(path: Path, size: tuple[int, int]) -> None:
     width, height = size
     if width * height > MAX_PIXELS:
-        raise DataError(f"{path}: {width}x{height} pixels is over the limit of {MAX_PIXELS}; scale it down")
+        raise ImageError(f"{path}: {width}x{height} pixels is over the limit of {MAX_PIXELS}; scale it down")
     if max(size) > MAX_ASPECT * min(size):
-        raise DataError(f"{path}: {width}x{height} is too elongated to centre-crop; remove it")
+        raise ImageError(f"{path}: {width}x{height} is too elongated to centre-crop; remove it")
 
 
 def _to_rgb(image: Image.Image) -> RgbImage:

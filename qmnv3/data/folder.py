@@ -1,12 +1,15 @@
 """Finding images on disk and choosing some of them."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from qmnv3.data.decode import RgbImage, decode
+from qmnv3.data.image_set import ImageSet, IntArray
+from qmnv3.data.order import epoch_order
 from qmnv3.errors import DataError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff"})
@@ -28,6 +31,28 @@ class ImageFolder:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def path(self, index: int) -> Path:
+        """Where an image is."""
+        return self.paths[index]
+
+    def decode(self, index: int, short_side: int | None) -> RgbImage:
+        """As `qmnv3.data.decode`."""
+        return decode(self.paths[index], short_side)
+
+    def order(self, seed: int, epoch: int, world_size: int) -> IntArray:
+        """All images in an order that does not depend on the number of processes."""
+        return epoch_order(len(self), seed, epoch)
+
+    def near(self, count: int, seed: int) -> IntArray:
+        """All images: each is a file of its own."""
+        return np.arange(len(self))
+
+    def expect(self, indices: Sequence[int]) -> None:
+        """Nothing to prepare."""
+
+    def forget(self) -> None:
+        """Nothing to end."""
 
 
 def find_images(root: Path, *, classes: bool) -> ImageFolder:
@@ -63,7 +88,7 @@ def find_images(root: Path, *, classes: bool) -> ImageFolder:
     return ImageFolder(root, tuple(found), tuple(position[top] for top in tops), names)
 
 
-def sample(folder: ImageFolder, count: int, seed: int) -> tuple[int, ...]:
+def sample(images: ImageSet, count: int, seed: int) -> tuple[int, ...]:
     """Indices of `count` images drawn without replacement; all of them when `count` is larger.
 
     Classes take turns, so any prefix is balanced to within one image per class as long as none runs out.
@@ -71,16 +96,16 @@ def sample(folder: ImageFolder, count: int, seed: int) -> tuple[int, ...]:
     if count < 1:
         raise DataError(f"images={count}: at least one image must be drawn")
     generator = np.random.default_rng(seed)
-    order = generator.permutation(len(folder))
-    if not folder.labels:
+    order = generator.permutation(images.near(count, seed))
+    if not images.labels:
         return tuple(int(index) for index in order[:count])
-    labels = np.asarray(folder.labels)
-    class_order = generator.permutation(len(folder.classes))
-    turn = np.empty(len(folder), np.int64)
-    for label in range(len(folder.classes)):
-        members = order[labels[order] == label]
+    labels = np.asarray(images.labels)[order]
+    class_order = generator.permutation(len(images.classes))
+    turn = np.empty(len(order), np.int64)
+    for label in range(len(images.classes)):
+        members = np.flatnonzero(labels == label)
         turn[members] = np.arange(len(members))
-    chosen = np.lexsort((class_order[labels], turn))[:count]
+    chosen = order[np.lexsort((class_order[labels], turn))[:count]]
     return tuple(int(index) for index in chosen)
 
 

@@ -1,7 +1,7 @@
 """Batches of preprocessed images, decoded ahead in threads."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from qmnv3.data.decode import decode
-from qmnv3.data.folder import ImageFolder
+from qmnv3.data.image_set import ImageSet
 from qmnv3.data.transform import FloatImage, preprocess
-from qmnv3.errors import DataError
+from qmnv3.errors import DataError, ImageError
 from qmnv3.preprocessing import Preprocessing
 
 
@@ -56,7 +55,7 @@ class BatchIterator:
 
 
 def load_batches(
-    folder: ImageFolder,
+    folder: ImageSet,
     spec: Preprocessing,
     batch_size: int,
     *,
@@ -76,7 +75,7 @@ def load_batches(
 
 
 def _batches(
-    folder: ImageFolder,
+    folder: ImageSet,
     spec: Preprocessing,
     batch_size: int,
     indices: Sequence[int],
@@ -87,14 +86,14 @@ def _batches(
     images: list[FloatImage] = []
     kept: list[int] = []
     loaded = False
-    for index, future in _ahead(lambda i: _load(folder.paths[i], spec), indices, batch_size, workers):
+    for index, future in _ahead(folder, spec, indices, batch_size, workers):
         try:
             images.append(future.result())
             kept.append(index)
-        except DataError as error:
+        except ImageError as error:
             if not skip_bad:
                 raise
-            skipped.paths.append(folder.paths[index])
+            skipped.paths.append(folder.path(index))
             skipped.reasons.append(str(error))
         if len(images) == batch_size:
             loaded = True
@@ -107,25 +106,28 @@ def _batches(
 
 
 def _ahead(
-    load: Callable[[int], FloatImage], indices: Sequence[int], depth: int, workers: int
+    folder: ImageSet, spec: Preprocessing, indices: Sequence[int], depth: int, workers: int
 ) -> Iterator[tuple[int, Future[FloatImage]]]:
-    """Futures of `load(i)` in order, never more than `depth` + `workers` of them unread."""
+    """Futures of images in order, never more than `depth` + `workers` of them unread."""
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
     pending: deque[tuple[int, Future[FloatImage]]] = deque()
+    folder.expect(indices)
     try:
         for index in indices:
-            pending.append((index, pool.submit(load, index)))
+            pending.append((index, pool.submit(_load, folder, index, spec)))
             if len(pending) > depth + workers:
                 yield pending.popleft()
         yield from pending
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        pool.shutdown(wait=False, cancel_futures=True)
+        folder.forget()
+        pool.shutdown(wait=True)
 
 
-def _load(path: Path, spec: Preprocessing) -> FloatImage:
-    return preprocess(decode(path, spec.resize), spec)
+def _load(folder: ImageSet, index: int, spec: Preprocessing) -> FloatImage:
+    return preprocess(folder.decode(index, spec.resize), spec)
 
 
-def _batch(folder: ImageFolder, images: list[FloatImage], kept: list[int]) -> Batch:
+def _batch(folder: ImageSet, images: list[FloatImage], kept: list[int]) -> Batch:
     labels = [folder.labels[i] for i in kept] if folder.labels else []
-    return Batch(np.stack(images), np.asarray(labels, np.int64), tuple(folder.paths[i] for i in kept))
+    return Batch(np.stack(images), np.asarray(labels, np.int64), tuple(folder.path(i) for i in kept))

@@ -5,15 +5,13 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
-import numpy.typing as npt
 
 from qmnv3.data.augment import Augmentation, augment
-from qmnv3.data.decode import decode
-from qmnv3.data.folder import ImageFolder
+from qmnv3.data.image_set import ImageSet, IntArray
 from qmnv3.data.loader import Batch, SkippedImages
-from qmnv3.data.order import START, Position, epoch_order
+from qmnv3.data.order import START, Position
 from qmnv3.data.transform import FloatImage
-from qmnv3.errors import DataError
+from qmnv3.errors import DataError, ImageError
 from qmnv3.preprocessing import Preprocessing
 
 # Decoding at a fraction of a JPEG's size must leave enough for a crop of a small share of its area.
@@ -32,14 +30,14 @@ class TrainingBatches:
 
     def __init__(
         self,
-        folder: ImageFolder,
+        folder: ImageSet,
         spec: Preprocessing,
         augmentation: Augmentation,
         *,
         batch_size: int,
         seed: int,
         start: Position = START,
-        outputs: npt.NDArray[np.int64] | None = None,
+        outputs: IntArray | None = None,
         rank: int = 0,
         world_size: int = 1,
         workers: int = 2,
@@ -67,26 +65,30 @@ class TrainingBatches:
             try:
                 images.append(future.result())
                 kept.append(index)
-            except DataError as error:
+            except ImageError as error:
                 self._skip(index, str(error))
         if not images:
             raise DataError(f"{self._folder.root}: none of a batch can be read; {self.skipped.reasons[-1]}")
         labels = np.asarray([self._folder.labels[i] for i in kept] if self._folder.labels else [], np.int64)
         if self._outputs is not None and len(labels):
             labels = self._outputs[labels]
-        return Batch(np.stack(images), labels, tuple(self._folder.paths[i] for i in kept))
+        return Batch(np.stack(images), labels, tuple(self._folder.path(i) for i in kept))
 
     def close(self) -> None:
         """Stop decoding ahead."""
         self._ahead.clear()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._folder.forget()
+        self._pool.shutdown(wait=True)
 
     def _planned(self, start: Position) -> Iterator[tuple[int, list[int]]]:
         """Epoch and images of one batch after the other."""
         epoch, batch = start
         while True:
-            order = epoch_order(len(self._folder), self._seed, epoch)
-            for first in range(batch * self._size, self.steps_per_epoch * self._size, self._size):
+            order = self._folder.order(self._seed, epoch, self._world)
+            order = order[batch * self._size : self.steps_per_epoch * self._size]
+            self._folder.expect(order[self._rank :: self._world].tolist())
+            for first in range(0, len(order), self._size):
                 yield epoch, order[first : first + self._size][self._rank :: self._world].tolist()
             epoch, batch = epoch + 1, 0
 
@@ -94,12 +96,12 @@ class TrainingBatches:
         return [(index, self._pool.submit(self._load, index, epoch)) for index in indices]
 
     def _load(self, index: int, epoch: int) -> FloatImage:
-        image = decode(self._folder.paths[index], self._spec.resize * _CROP_OVERSAMPLING)
+        image = self._folder.decode(index, self._spec.resize * _CROP_OVERSAMPLING)
         generator = np.random.default_rng([self._seed, epoch, index])
         return augment(image, self._spec, self._augmentation, generator)
 
     def _skip(self, index: int, reason: str) -> None:
-        path = self._folder.paths[index]
+        path = self._folder.path(index)
         if path not in self.skipped.paths:
             self.skipped.paths.append(path)
             self.skipped.reasons.append(reason)

@@ -1,0 +1,54 @@
+"""What training and calibration ask of a set of images, however it is stored."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from qmnv3.data.decode import RgbImage
+
+IntArray = npt.NDArray[np.int64]
+
+
+class ImageSet(Protocol):
+    """Images 0 to len - 1: an `ImageFolder` or `Shards`.
+
+    `labels[i]` indexes `classes`; both are empty where images have no classes. `root` names the whole.
+    """
+
+    @property
+    def root(self) -> Path: ...  # noqa: D102
+    @property
+    def labels(self) -> tuple[int, ...]: ...  # noqa: D102
+    @property
+    def classes(self) -> tuple[str, ...]: ...  # noqa: D102
+    def __len__(self) -> int: ...
+
+    def path(self, index: int) -> Path:
+        """What an image is called, in messages and logs."""
+        ...
+
+    def decode(self, index: int, short_side: int | None) -> RgbImage:
+        """As `qmnv3.data.decode`: ImageError for an image that can be left out, else DataError."""
+        ...
+
+    def order(self, seed: int, epoch: int, world_size: int) -> IntArray:
+        """Indices in an epoch's order; of several processes, process r takes every one from r on.
+
+        At most world_size - 1 images are left out.
+        """
+        ...
+
+    def near(self, count: int, seed: int) -> IntArray:
+        """Indices, `count` at least where there are so many, whose images are cheap to read together."""
+        ...
+
+    def expect(self, indices: Sequence[int]) -> None:
+        """Announce images that will be decoded, each as often and about in the order given."""
+        ...
+
+    def forget(self) -> None:
+        """Nothing that was announced comes any more; what is under way in its name ends."""
+        ...
