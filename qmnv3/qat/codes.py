@@ -83,9 +83,18 @@ def _end_gradients(
     """Gradients of `Bounds.shift` and `.stretch`, where wanted."""
     first = _sample_size(codes)
     given, weight = gradient[:first], len(codes) / first
-    shift = (given.sum() - passed[:first].sum()) * weight if wanted[0] else None
+    shift = (given - passed[:first]).sum() * weight if wanted[0] else None
     stretch = given[codes[:first] >= high].sum() * weight if wanted[1] else None
     return shift, stretch
+
+
+def _dot(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Sum of the products of two tensors of the same shape and memory order."""
+    if x.dim() == 4 and x.stride() == y.stride() and x.is_contiguous(memory_format=torch.channels_last):
+        x, y = x.permute(0, 2, 3, 1), y.permute(0, 2, 3, 1)
+    if x.dtype == torch.float32:
+        return torch.dot(x.reshape(-1), y.reshape(-1))
+    return (x * y).sum(dtype=torch.float32)
 
 
 def _sample_size(values: torch.Tensor) -> int:
@@ -97,6 +106,10 @@ def hard_swish(x: Codes, bounds: Bounds, scale: torch.Tensor, factors: torch.Ten
 
     With `factors` [C, 1, 1] it is a * h-swish(x / a), as equalized (`fake_quant.QuantHardswish`). The gate's
     own rounding, finer than that of the output, is left to the frozen model.
+
+    The whole gradient of `scale`, the reader's share too, is estimated on the first images of the batch: give
+    the reader a detached scale. Both shares are large and nearly cancel, so they must be of the same images;
+    for the same reason that of `x.scale`, whose other share comes from the layer before, is of all images.
     """
     return _HardSwish.apply(x.values, x.scale, scale, factors, *bounds)  # type: ignore[no-untyped-call,no-any-return]
 
@@ -117,25 +130,27 @@ class _HardSwish(torch.autograd.Function):
         inner, outer = (scale, 1.0 / out_scale) if factors is None else (scale / factors, factors / out_scale)
         inner, outer = inner.to(codes.dtype), outer.to(codes.dtype)
         result = F.hardswish(codes * inner, inplace=True).mul_(outer)
-        sample = result[: _sample_size(result)].clone() if ctx.needs_input_grad[2] else None
         result.clamp_(low, high).round_()
-        ctx.save_for_backward(codes, result, inner, outer, scale, out_scale, sample)
+        ctx.save_for_backward(codes, result, inner, outer, scale, out_scale)
         ctx.ends = low, high
         return result
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        codes, result, inner, outer, scale, out_scale, sample = ctx.saved_tensors
-        passed = torch.ops.aten.hardtanh_backward(gradient, result, *ctx.ends)
-        ends = _end_gradients(gradient, passed, result, ctx.ends[1], ctx.needs_input_grad[6:8])
-        out_scale_gradient = None
-        if sample is not None:
-            weight = len(result) / len(sample)
-            out_scale_gradient = -(passed[: len(sample)] * sample).sum() * weight / out_scale
-        moved = torch.ops.aten.hardswish_backward(passed, codes * inner).mul_(inner * outer)
-        scale_gradient = None
-        if ctx.needs_input_grad[1]:
+        codes, result, inner, outer, scale, out_scale = ctx.saved_tensors
+        low, high = ctx.ends
+        x = codes * inner
+        steps = F.hardswish(x).mul_(outer)
+        # Many values lie at h-swish's minimum: rounded to the grid's end is not yet clipped to it.
+        passed = torch.ops.aten.hardtanh_backward(gradient, steps, low - 0.5, high + 0.5)
+        ends = _end_gradients(gradient, passed, result, high, ctx.needs_input_grad[6:8])
+        out_scale_gradient = scale_gradient = None
+        if ctx.needs_input_grad[2]:
             first = _sample_size(codes)
-            scale_gradient = (moved[:first] * codes[:first]).sum() * (len(codes) / first) / scale
+            reader, own = _dot(gradient[:first], result[:first]), _dot(passed[:first], steps[:first])
+            out_scale_gradient = (reader - own) * (len(codes) / first) / out_scale
+        moved = torch.ops.aten.hardswish_backward(passed, x).mul_(inner * outer)
+        if ctx.needs_input_grad[1]:
+            scale_gradient = _dot(moved, codes) / scale
         return moved, scale_gradient, out_scale_gradient, None, None, None, *ends

@@ -67,6 +67,7 @@ class FixedRange(nn.Module):
 class LearnedRange(nn.Module):
     """LSQ+ (Bhalgat et al. 2020): log of the scale and zero point are parameters.
 
+    The zero point is held as a share of qmax, so that one rate moves both by the same share of the range.
     Their gradients are scaled by 1 / sqrt(size * qmax) (LSQ, section 2.2), `size` being the values per image.
     A tensor without negative values keeps its zero point at the grid's end.
     """
@@ -77,12 +78,12 @@ class LearnedRange(nn.Module):
         self._slowness = 1.0 / math.sqrt(size * start.qmax)
         self.log_scale = _range_parameter(math.log(float(start.scale)))
         inside = start.qmin < int(start.zero_point) < start.qmax
-        zero_point = torch.tensor(float(start.zero_point))
+        share = float(start.zero_point) / start.qmax
         self.shifts = inside and start.qmax < 2**15 - 1  # an int16 activation has zero point 0
         if self.shifts:
-            self.zero_point = _range_parameter(float(start.zero_point))
+            self.zero_point_share = _range_parameter(share)
         else:
-            self.register_buffer("zero_point", zero_point)
+            self.register_buffer("zero_point_share", torch.tensor(share))
         self._settled = start
 
     @property
@@ -94,9 +95,9 @@ class LearnedRange(nn.Module):
     def bounds(self) -> Bounds:
         """Ends of the grid; where the zero point is learned, its gradient passes through them."""
         plain = _bounds(self._settled)
-        if not (self.shifts and self.zero_point.requires_grad):
+        if not (self.shifts and self.zero_point_share.requires_grad):
             return plain
-        zero_point = _slowed(self.zero_point, self._slowness)
+        zero_point = _slowed(self.zero_point_share, self._slowness) * self._start.qmax
         return plain._replace(shift=zero_point.detach() - zero_point)
 
     @property
@@ -105,14 +106,14 @@ class LearnedRange(nn.Module):
         return self._settled
 
     def numbers(self) -> torch.Tensor:
-        """Log of the scale, zero point."""
-        return torch.stack([self.log_scale.detach(), self.zero_point.detach()])
+        """Log of the scale, zero point as a share of qmax."""
+        return torch.stack([self.log_scale.detach(), self.zero_point_share.detach()])
 
     def settle(self, numbers: list[float]) -> None:
         """Round the zero point."""
-        log_scale, zero_point = numbers
+        log_scale, share = numbers
         start = self._start
-        nearest = min(max(round(zero_point), start.qmin), start.qmax)
+        nearest = min(max(round(share * start.qmax), start.qmin), start.qmax)
         self._settled = QParams.per_tensor(math.exp(log_scale), nearest, start.qmin, start.qmax)
 
     def freeze(self) -> None:

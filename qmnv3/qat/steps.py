@@ -205,7 +205,7 @@ class HardSwishStep(nn.Module):
         if self.output.observes:
             self.output.observe(*torch.aminmax(_hard_swish(x.real.detach(), factors)))
         if self.training:
-            return Codes(hard_swish(x, self.output.bounds(), scale, factors), scale)
+            return Codes(hard_swish(x, self.output.bounds(), scale, factors), scale.detach())
         return self.output.finish(_rounded_hard_swish(x.real, factors) / scale, scale)
 
 

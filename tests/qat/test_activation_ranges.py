@@ -31,12 +31,12 @@ def test_moving_average_takes_in_each_batchs_ends() -> None:
 def test_a_learned_zero_point_is_rounded_and_stays_in_the_grid() -> None:
     grid = LearnedRange(START, size=100)
     with torch.no_grad():
-        grid.zero_point.add_(2.6)
+        grid.zero_point_share.add_(2.6 / 127)
         grid.log_scale.add_(math.log(2.0))
     settle(grid)
     assert int(grid.qparams.zero_point) == -25 and float(grid.qparams.scale) == pytest.approx(0.2)
     with torch.no_grad():
-        grid.zero_point.fill_(900.0)
+        grid.zero_point_share.fill_(9.0)
     settle(grid)
     assert int(grid.qparams.zero_point) == 127
 

@@ -64,23 +64,31 @@ def test_an_end_counts_its_clipped_values_on_a_share_of_the_images() -> None:
 
 @pytest.mark.parametrize("equalized", [False, True])
 def test_hard_swish_has_the_value_and_gradients_of_its_parts(equalized: bool) -> None:
+    """Straight through the rounding, then clamped: the low end is h-swish's minimum, the high one clips."""
     generator = torch.Generator().manual_seed(2)
     codes = torch.randint(-60, 190, (1, 4, 7, 7), generator=generator).float()
     weight = torch.randn(codes.shape, generator=generator)
     factors = torch.tensor([0.5, 1.0, 2.0, 3.0]).reshape(-1, 1, 1) if equalized else None
     results = []
     for ours in (True, False):
-        x, scale, out = codes.clone().requires_grad_(), torch.tensor(0.05), torch.tensor(0.031)
-        scale.requires_grad_(), out.requires_grad_()
+        x, scale, out, zero_point = (
+            codes.clone(),
+            torch.tensor(0.0503),
+            torch.tensor(0.031),
+            torch.tensor(-116.0),
+        )
+        for leaf in (x, scale, out, zero_point):
+            leaf.requires_grad_()
         if ours:
-            y = hard_swish(Codes(x, scale), Bounds(-12.0, 243.0), out, factors)
+            bounds = Bounds(-12.0, 243.0, zero_point.detach() - zero_point)
+            y = hard_swish(Codes(x, scale), bounds, out, factors) * out.detach()
         else:
             a = 1.0 if factors is None else factors
-            real = F.hardswish(x * scale / a) * a / out
-            whole = real.detach().round().clamp(-12.0, 243.0)
-            inside = (whole > -12.0) & (whole < 243.0)
-            y = torch.where(inside, real + (whole - real.detach()), whole)
+            real = F.hardswish(x * scale / a) * a
+            steps = real / out
+            whole = steps + (steps.round() - steps).detach()
+            y = torch.clamp(whole, -128.0 - zero_point, 127.0 - zero_point) * out
         (y * weight).sum().backward()
-        results.append((y.detach(), x.grad, scale.grad, out.grad))
+        results.append((y.detach(), x.grad, scale.grad, out.grad, zero_point.grad))
     for mine, expected in zip(*results, strict=True):
         torch.testing.assert_close(mine, expected, rtol=1e-4, atol=1e-4)
