@@ -65,39 +65,39 @@ class FixedRange(nn.Module):
 
 
 class LearnedRange(nn.Module):
-    """LSQ+ (Bhalgat et al. 2020): log of the scale and zero point are parameters.
+    """LSQ+ (Bhalgat et al. 2020): scale and zero point are learned, by way of the logs of both ends.
 
-    The zero point is held as a share of qmax, so that one rate moves both by the same share of the range.
-    Their gradients are scaled by 1 / sqrt(size * qmax) (LSQ, section 2.2), `size` being the values per image.
-    A tensor without negative values keeps its zero point at the grid's end.
+    In LSQ+ the low end stays when the scale changes; here each end stays when the other changes, so that a
+    range shrinks at one end without clipping the other. Gradients are scaled by 1 / sqrt(size * qmax) (LSQ,
+    section 2.2), `size` being the values per image. A tensor without negative values keeps its zero point at
+    the grid's end, an int16 one at 0: they have one end.
     """
 
     def __init__(self, start: QParams, size: int) -> None:
         super().__init__()
         self._start = start
         self._slowness = 1.0 / math.sqrt(size * start.qmax)
-        self.log_scale = _range_parameter(math.log(float(start.scale)))
-        inside = start.qmin < int(start.zero_point) < start.qmax
-        share = float(start.zero_point) / start.qmax
-        self.shifts = inside and start.qmax < 2**15 - 1  # an int16 activation has zero point 0
-        if self.shifts:
-            self.zero_point_share = _range_parameter(share)
-        else:
-            self.register_buffer("zero_point_share", torch.tensor(share))
+        zero_point, scale = int(start.zero_point), float(start.scale)
+        self.two_sided = start.qmin < zero_point < start.qmax and start.qmax < 2**15 - 1
+        self.log_high = _range_parameter(math.log((start.qmax - zero_point) * scale))
+        if self.two_sided:
+            self.log_low = _range_parameter(math.log((zero_point - start.qmin) * scale))
         self._settled = start
 
     @property
     def scale(self) -> torch.Tensor:
         """Scalar, with gradient."""
-        return _slowed(self.log_scale, self._slowness).exp()
+        high, low = self._ends()
+        return self._step(high, low)
 
     @property
     def bounds(self) -> Bounds:
         """Ends of the grid; where the zero point is learned, its gradient passes through them."""
         plain = _bounds(self._settled)
-        if not (self.shifts and self.zero_point_share.requires_grad):
+        if not (self.two_sided and self.log_low.requires_grad):
             return plain
-        zero_point = _slowed(self.zero_point_share, self._slowness) * self._start.qmax
+        high, low = self._ends()
+        zero_point = low / self._step(high, low)  # but for a constant
         return plain._replace(shift=zero_point.detach() - zero_point)
 
     @property
@@ -106,19 +106,31 @@ class LearnedRange(nn.Module):
         return self._settled
 
     def numbers(self) -> torch.Tensor:
-        """Log of the scale, zero point as a share of qmax."""
-        return torch.stack([self.log_scale.detach(), self.zero_point_share.detach()])
+        """Scale and distance of the low end from 0."""
+        high, low = self._ends()
+        return torch.stack([self._step(high, low), low]).detach()
 
     def settle(self, numbers: list[float]) -> None:
         """Round the zero point."""
-        log_scale, share = numbers
+        scale, low = numbers
         start = self._start
-        nearest = min(max(round(share * start.qmax), start.qmin), start.qmax)
-        self._settled = QParams.per_tensor(math.exp(log_scale), nearest, start.qmin, start.qmax)
+        zero_point = int(start.zero_point)
+        if self.two_sided:
+            zero_point = min(max(round(start.qmin + low / scale), start.qmin), start.qmax)
+        self._settled = QParams.per_tensor(scale, zero_point, start.qmin, start.qmax)
 
     def freeze(self) -> None:
         """No gradients from now on."""
         self.requires_grad_(False)
+
+    def _ends(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Distances of the high and the low end from 0; the low one is 0 where it is not learned."""
+        high = _slowed(self.log_high, self._slowness).exp()
+        return high, _slowed(self.log_low, self._slowness).exp() if self.two_sided else torch.zeros_like(high)
+
+    def _step(self, high: torch.Tensor, low: torch.Tensor) -> torch.Tensor:
+        start = self._start
+        return (high + low) / (start.qmax - (start.qmin if self.two_sided else int(start.zero_point)))
 
 
 class MovingAverageRange(nn.Module):

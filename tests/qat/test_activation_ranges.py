@@ -24,27 +24,42 @@ def test_moving_average_takes_in_each_batchs_ends() -> None:
     grid.take(grid.seen)
     settle(grid)
     assert (float(grid.low), float(grid.high)) == pytest.approx((-11.0, 14.5))
-    assert float(grid.scale) == pytest.approx(25.5 / 255) and int(grid.qparams.zero_point) == -18
+    assert float(grid.scale.detach()) == pytest.approx(25.5 / 255) and int(grid.qparams.zero_point) == -18
     assert grid.bounds[:2] == (-110.0, 145.0)
 
 
 def test_a_learned_zero_point_is_rounded_and_stays_in_the_grid() -> None:
+    """From [-10, 15.5] to [-10, 31]: 41 / 255 is the step, and -10 lies 62.2 of them from 0."""
     grid = LearnedRange(START, size=100)
     with torch.no_grad():
-        grid.zero_point_share.add_(2.6 / 127)
-        grid.log_scale.add_(math.log(2.0))
+        grid.log_high.add_(math.log(2.0))
     settle(grid)
-    assert int(grid.qparams.zero_point) == -25 and float(grid.qparams.scale) == pytest.approx(0.2)
+    assert int(grid.qparams.zero_point) == -128 + 62
+    assert float(grid.qparams.scale) == float(grid.scale.detach()) == pytest.approx(41 / 255)
+    assert grid.bounds[:2] == (-62.0, 193.0)
     with torch.no_grad():
-        grid.zero_point_share.fill_(9.0)
+        grid.log_low.fill_(20.0)
     settle(grid)
     assert int(grid.qparams.zero_point) == 127
 
 
+def test_ends_have_the_gradients_of_what_is_clipped_to_them() -> None:
+    """[-10, 15.5]: -20 is clipped to the low end, 30 and 40 to the high one, 1 lies on the grid."""
+    grid = LearnedRange(START, size=1)
+    x = torch.tensor([[-20.0, 1.0, 30.0, 40.0]])
+    real = round_to_grid(x / grid.scale, grid.bounds) * grid.scale
+    real.sum().backward()
+    assert real[0].tolist() == pytest.approx([-10.0, 1.0, 15.5, 15.5])
+    slowness = 127**-0.5
+    assert float(grid.log_low.grad) == pytest.approx(-10.0 * slowness, rel=1e-4)
+    assert float(grid.log_high.grad) == pytest.approx(2 * 15.5 * slowness, rel=1e-4)
+
+
 def test_a_tensor_without_negative_values_keeps_its_zero_point() -> None:
     grid = LearnedRange(QParams.per_tensor(0.1, -128), size=100)
-    assert [name for name, _ in grid.named_parameters()] == ["log_scale"]
-    assert grid.bounds[:2] == (0.0, 255.0)
+    assert [name for name, _ in grid.named_parameters()] == ["log_high"]
+    settle(grid)
+    assert grid.bounds[:2] == (0.0, 255.0) and float(grid.scale.detach()) == pytest.approx(0.1)
 
 
 def test_the_gradient_of_pacts_clip_is_that_of_the_clipped_values() -> None:

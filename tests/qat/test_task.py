@@ -36,7 +36,7 @@ def test_the_schedule_follows_from_the_step_alone() -> None:
         model = QatModel(calibrated(tiny(), 32).model, FormsConfig())
         task(model, schedule=schedule).before_step(step, 10)
         layer = next(model.layers())
-        learning = [p.requires_grad for name, p in model.named_parameters() if name.endswith("log_scale")]
+        learning = [p.requires_grad for name, p in model.named_parameters() if name.endswith("log_high")]
         assert (layer.output.quantizes, layer.folds, all(learning)) == phase
         assert any(learning) == phase[2]
         expected = 2.0 * (1 - torch.cos(torch.tensor(torch.pi * step / 100))) / 2
