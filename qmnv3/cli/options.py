@@ -1,6 +1,7 @@
 """Option types and output shared by commands."""
 
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -9,6 +10,11 @@ if TYPE_CHECKING:
     from device_eval.runners import Kernel
 
 PIPE_WIDTH = 140
+
+
+def path_or_url(text: str) -> Path | str:
+    """A URL as it is: a Path would take a slash from "https://"."""
+    return text if "://" in text else Path(text)
 
 
 class KernelName(StrEnum):

@@ -8,10 +8,11 @@ import typer
 EXAMPLES = """
 Train a model with its quantization, from a float checkpoint to an int8 RUN.
 
-It is calibrated first (equalization included), then trained on DIR/train/<class>/<image> with the float
+It is calibrated first (equalization included), then trained on DIR/train/CLASS/IMAGE with the float
 model as a teacher, validating on DIR/val. Images without class folders will do: then it learns from the
-float model alone. OUT is a RUN as `qmnv3 ptq` writes; a killed run goes on with --resume. Recipes: v3l_qat,
-v3s_qat, v2_qat. Several processes or machines: `torchrun --nproc-per-node N -m qmnv3 qat ...`.
+float model alone. So will shards: tar files of WebDataset's layout (key.jpg beside key.cls), local or behind
+URLs. OUT is a RUN as `qmnv3 ptq` writes; a killed run goes on with --resume. Recipes: v3l_qat, v3s_qat,
+v2_qat. Several processes or machines: `torchrun --nproc-per-node N -m qmnv3 qat ...`.
 
 **Examples**
 
@@ -20,6 +21,8 @@ v3s_qat, v2_qat. Several processes or machines: `torchrun --nproc-per-node N -m 
     qmnv3 qat --model large --weights v3_large.safetensors --data imagenet/ --device cuda
 
     qmnv3 qat --model small --weights v3_small.safetensors --data photos/ --out runs/distilled --epochs 10
+
+    qmnv3 qat --model small --weights v3_small.safetensors --data 'shards/train-{000000..000009}.tar'
 
     qmnv3 qat --model small --weights v3_small.safetensors --data photos/ --out runs/distilled --resume
 
@@ -30,12 +33,18 @@ RECIPES = {"large": "v3l_qat", "small": "v3s_qat", "v2": "v2_qat"}
 
 def command(
     model: Annotated[str, typer.Option(help="large, small, v2, ... or package.module:function.")],
-    data: Annotated[Path, typer.Option(help="Folder with train/ and val/, or of images to train on.")],
+    data: Annotated[
+        str,
+        typer.Option(
+            help="Folder with train/ and val/, or of images to train on; or shards: 'train-{000..146}.tar' "
+            "with any path or URL before it, or a folder of .tar files."
+        ),
+    ],
     weights: Annotated[
         Path | None, typer.Option(help="Float checkpoint, .safetensors or .pth; default the best published.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="RUN folder to write; default runs/MODEL_qat.")] = None,
-    val: Annotated[Path | None, typer.Option(help="Validation folder; default DATA/val.")] = None,
+    val: Annotated[str | None, typer.Option(help="Validation folder or shards; default DATA/val.")] = None,
     recipe: Annotated[
         str | None, typer.Option(help="Name of a shipped recipe or a YAML file; default the model's.")
     ] = None,
@@ -62,6 +71,7 @@ def command(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT.training.")] = False,
 ) -> None:
     """Train a model with its quantization, from a float checkpoint to an int8 RUN."""
+    from qmnv3.cli.options import path_or_url
     from qmnv3.cli.progress import progress
     from qmnv3.cli.qat_job import run_qat
     from qmnv3.cli.qat_start import QatJob
@@ -79,7 +89,8 @@ def command(
     }
     config = load_recipe(recipe or RECIPES.get(model, "v3s_qat"), QatConfig, **overrides)
     run = out or Path("runs") / f"{model.rpartition(':')[2]}_qat"
-    job = QatJob(model, weights, data, val, run, config, start, width, resolution, device, resume)
+    images, judged = path_or_url(data), None if val is None else path_or_url(val)
+    job = QatJob(model, weights, images, judged, run, config, start, width, resolution, device, resume)
     result = run_qat(job, progress)
     if result is None:
         return

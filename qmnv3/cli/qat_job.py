@@ -21,7 +21,6 @@ from qmnv3.cli.ptq_job import Photos, fingerprint
 from qmnv3.cli.qat_start import QatJob, Start, checkpoint, load_float, make_start, photos
 from qmnv3.cli.train_job import check_training_folder
 from qmnv3.cli.training_data import (
-    IntArray,
     TrainingData,
     batch_source,
     class_outputs,
@@ -30,6 +29,7 @@ from qmnv3.cli.training_data import (
 )
 from qmnv3.cli.training_view import TrainingView
 from qmnv3.data.folder import sample
+from qmnv3.data.image_set import IntArray
 from qmnv3.data.loader import load_batches
 from qmnv3.ir import Metadata, QuantGraph
 from qmnv3.models.weights import LoadedModel

@@ -32,8 +32,8 @@ class QatJob:
 
     model: str
     weights: Path | None
-    data: Path
-    val: Path | None
+    data: Path | str
+    val: Path | str | None
     out: Path
     config: QatConfig
     start: Path | None = None

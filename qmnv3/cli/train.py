@@ -1,12 +1,14 @@
-"""`qmnv3 train`: train a float model on a folder of images."""
+"""`qmnv3 train`: train a float model on images."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 EXAMPLES = """
-Train a float model on DIR/train/<class>/<image>, validating on DIR/val.
+Train a float model on DIR/train/CLASS/IMAGE, validating on DIR/val, or on shards: tar files of
+WebDataset's layout (key.jpg beside key.cls), local or behind URLs.
 
 Writes OUT/model.safetensors, which `qmnv3 ptq` and `qmnv3 qat` take as --weights, OUT/log.jsonl and
 checkpoints. A killed run goes on with --resume and ends with the same weights. Recipes: v3_modern, v3_paper
@@ -20,15 +22,23 @@ checkpoints. A killed run goes on with --resume and ends with the same weights. 
 
     qmnv3 train --model large --data imagenet/ --recipe v3_paper --device cuda --out runs/large_float
 
+    qmnv3 train --model small --data 'shards/train-{000000..000009}.tar' --val imagenette/val --out runs/s
+
     qmnv3 train --model small --data imagenette/ --resolution 128 --out runs/small_float --resume
 """
 
 
 def command(
     model: Annotated[str, typer.Option(help="large, small, v2, ...")],
-    data: Annotated[Path, typer.Option(help="Folder with train/<class>/<image> and val/.")],
+    data: Annotated[
+        str,
+        typer.Option(
+            help="Folder with train/CLASS/IMAGE and val/; or shards: 'train-{000..146}.tar' with any path "
+            "or URL before it, or a folder of .tar files."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
-    val: Annotated[Path | None, typer.Option(help="Validation folder; default DATA/val.")] = None,
+    val: Annotated[str | None, typer.Option(help="Validation folder or shards; default DATA/val.")] = None,
     weights: Annotated[
         Path | None, typer.Option(help="Checkpoint to start from, .safetensors or .pth.")
     ] = None,
@@ -44,20 +54,25 @@ def command(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT.")] = False,
 ) -> None:
-    """Train a float model on a folder of images."""
+    """Train a float model on images."""
+    from qmnv3.cli.options import path_or_url
     from qmnv3.cli.train_job import WEIGHTS, TrainJob, run_train
     from qmnv3.training.config import TrainConfig
     from recipes import load_recipe
 
     overrides = {"epochs": epochs, "batch_size": batch_size, "seed": seed, "optimizer.rate": rate}
     config = load_recipe(recipe, TrainConfig, **overrides)
-    outcome = run_train(TrainJob(model, weights, data, val, out, config, width, resolution, device, resume))
+    images, judged = path_or_url(data), None if val is None else path_or_url(val)
+    outcome = run_train(
+        TrainJob(model, weights, images, judged, out, config, width, resolution, device, resume)
+    )
     if outcome.skipped:
         names = ", ".join(outcome.skipped[:3])
         typer.echo(f"warning: {len(outcome.skipped)} images could not be read: {names}", err=True)
     best = "" if outcome.best is None else f"best validation {100 * outcome.best:.2f} %, "
     typer.echo(f"{out / WEIGHTS}: {outcome.steps} steps, {best}{outcome.seconds:.0f} s")
-    typer.echo(f"next: qmnv3 qat --model {model} --weights {out / WEIGHTS} --data {data} --out {out}_qat")
+    given = shlex.quote(str(images)) + ("" if judged is None else f" --val {shlex.quote(str(judged))}")
+    typer.echo(f"next: qmnv3 qat --model {model} --weights {out / WEIGHTS} --data {given} --out {out}_qat")
 
 
 command.__doc__ = EXAMPLES

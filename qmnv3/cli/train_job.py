@@ -37,8 +37,8 @@ class TrainJob:
 
     model: str
     weights: Path | None
-    data: Path
-    val: Path | None
+    data: Path | str
+    val: Path | str | None
     out: Path
     config: TrainConfig
     width: float | None = None

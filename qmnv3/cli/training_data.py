@@ -1,19 +1,21 @@
-"""Image folders for training and validation."""
+"""Images for training and validation: folders or shards."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
+from qmnv3.cli.progress import progress
 from qmnv3.data.augment import Augmentation
 from qmnv3.data.classes import class_index
-from qmnv3.data.folder import ImageFolder, find_images
+from qmnv3.data.folder import find_images
+from qmnv3.data.image_set import ImageSet, IntArray
 from qmnv3.data.loader import load_batches
 from qmnv3.data.order import Position
+from qmnv3.data.shards import are_shards, expand_shards, find_shards
 from qmnv3.data.training_batches import TrainingBatches
 from qmnv3.errors import DataError
 from qmnv3.preprocessing import Preprocessing
@@ -21,15 +23,14 @@ from qmnv3.training.config import TrainConfig
 from qmnv3.training.distributed import World
 
 _VALIDATION_BATCH = 50
-IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Folders to train and to validate on; without class folders nothing is labelled."""
+    """Images to train and to validate on; without classes nothing is labelled."""
 
-    train: ImageFolder
-    val: ImageFolder | None
+    train: ImageSet
+    val: ImageSet | None
 
     @property
     def labelled(self) -> bool:
@@ -37,26 +38,38 @@ class TrainingData:
         return bool(self.train.classes)
 
 
-def find_training_data(data: Path, val: Path | None, *, labels: bool | None) -> TrainingData:
-    """`data` has train/ and val/ in it, or is itself the folder to train on; `val` wins.
+def find_training_data(data: Path | str, val: Path | str | None, *, labels: bool | None) -> TrainingData:
+    """`data` has train/ and val/ in it, or is itself what to train on; `val` wins. Both may be shards.
 
-    `labels` are needed (True), taken where there are class folders (None), or not wanted (False). DataError
+    `labels` are needed (True), taken where there are classes (None), or not wanted (False). DataError
     where needed ones are missing, and for a class only the validation has.
     """
-    inside = data / "train"
-    root = inside if inside.is_dir() else data
-    if val is None and inside.is_dir() and (data / "val").is_dir():
-        val = data / "val"
+    root = data
+    if isinstance(data, Path) and (data / "train").is_dir():
+        root = data / "train"
+        if val is None and (data / "val").is_dir():
+            val = data / "val"
+    train = _find(root, labels)
+    judged = _find(val, True) if val is not None else None
+    unknown = sorted(set(judged.classes) - set(train.classes)) if judged and train.classes else []
+    if unknown:
+        raise DataError(
+            f"{val}: class {unknown[0]} is not among those of {root}; it cannot be judged: remove it, or put "
+            "a classes.json beside shards to name their classes"
+        )
+    return TrainingData(train, judged)
+
+
+def _find(location: Path | str, labels: bool | None) -> ImageSet:
+    if are_shards(location):
+        locations = expand_shards(location)
+        with progress("indexing shards", len(locations)) as advance:
+            return find_shards(locations, labels=labels, advance=advance)
+    root = Path(location)
     if labels is None:
         labels = root.is_dir() and any(entry.is_dir() for entry in root.iterdir())
-    train = find_images(root, classes=labels)
-    judged = find_images(val, classes=True) if val is not None else None
-    if not labels:
-        train = replace(train, labels=(), classes=())
-    unknown = sorted(set(judged.classes) - set(train.classes)) if judged and labels else []
-    if unknown:
-        raise DataError(f"{val}: class {unknown[0]} is not among those of {root}; it cannot be judged")
-    return TrainingData(train, judged)
+    found = find_images(root, classes=labels)
+    return found if labels else replace(found, labels=(), classes=())
 
 
 def class_outputs(data: TrainingData, outputs: int) -> tuple[IntArray, IntArray]:
@@ -74,7 +87,7 @@ def class_outputs(data: TrainingData, outputs: int) -> tuple[IntArray, IntArray]
     return np.asarray(train, np.int64), np.asarray([known[name] for name in judged], np.int64)
 
 
-def _by_class(folder: ImageFolder, outputs: int) -> dict[str, int]:
+def _by_class(folder: ImageSet, outputs: int) -> dict[str, int]:
     found = class_index(folder, outputs)
     background = int(found.drop_background)
     return {name: index + background for name, index in zip(folder.classes, found.outputs, strict=True)}
