@@ -13,6 +13,9 @@ from torch.autograd.function import once_differentiable
 
 # Gradients of ranges sum over millions of values: a share of the batch's images tells them well enough.
 _SAMPLE = 8
+# In training a clipped value lies this many steps beyond the grid's end, unlike one that was merely rounded
+# to the end: many values lie at a minimum of h-swish.
+_BEYOND = 2.0**-14
 
 
 class Codes(NamedTuple):
@@ -43,10 +46,10 @@ class Bounds(NamedTuple):
 
 
 def round_to_grid(steps: torch.Tensor, bounds: Bounds) -> torch.Tensor:
-    """`steps` clamped to `bounds` and rounded half to even, in place where autograd allows it.
+    """`steps` rounded half to even and clamped to `bounds`, in place where autograd allows it.
 
-    The gradient passes where the result lies between the ends. That of an end is the sum over the values
-    clamped to it, estimated on the first images of the batch.
+    The gradient passes where nothing was clamped (bfloat16: where the result lies between the ends). That of
+    an end is the sum over the values clamped to it, estimated on the first images of the batch.
     """
     return _RoundToGrid.apply(steps, *bounds)  # type: ignore[no-untyped-call,no-any-return]
 
@@ -61,10 +64,11 @@ class _RoundToGrid(torch.autograd.Function):
         shift: torch.Tensor | None,
         stretch: torch.Tensor | None,
     ) -> torch.Tensor:
-        codes = steps.clamp_(low, high).round_()
+        beyond = _BEYOND if any(ctx.needs_input_grad) and steps.dtype == torch.float32 else 0.0
+        codes = steps.round_().clamp_(low - beyond, high + beyond)
         ctx.mark_dirty(steps)
         ctx.save_for_backward(codes)
-        ctx.ends = low, high
+        ctx.ends = low - beyond / 2, high + beyond / 2
         return codes
 
     @staticmethod
@@ -130,7 +134,7 @@ class _HardSwish(torch.autograd.Function):
         inner, outer = (scale, 1.0 / out_scale) if factors is None else (scale / factors, factors / out_scale)
         inner, outer = inner.to(codes.dtype), outer.to(codes.dtype)
         result = F.hardswish(codes * inner, inplace=True).mul_(outer)
-        result.clamp_(low, high).round_()
+        result.round_().clamp_(low, high)
         ctx.save_for_backward(codes, result, inner, outer, scale, out_scale)
         ctx.ends = low, high
         return result
@@ -142,7 +146,6 @@ class _HardSwish(torch.autograd.Function):
         low, high = ctx.ends
         x = codes * inner
         steps = F.hardswish(x).mul_(outer)
-        # Many values lie at h-swish's minimum: rounded to the grid's end is not yet clipped to it.
         passed = torch.ops.aten.hardtanh_backward(gradient, steps, low - 0.5, high + 0.5)
         ends = _end_gradients(gradient, passed, result, high, ctx.needs_input_grad[6:8])
         out_scale_gradient = scale_gradient = None

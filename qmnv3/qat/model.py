@@ -143,6 +143,8 @@ class QatModel(nn.Module):
 def _output(site: Site, sites: tuple[Site, ...], forms: FormsConfig, fixed: bool) -> Output:
     start = site.fake_quant.qparams
     assert start is not None
+    readers = [reader.kind for reader in sites if site.name in reader.inputs]
+    floor = -3.0 if readers and all(kind == "hard_swish" for kind in readers) else None
     activation = site.kind if site.kind in ("relu", "relu6", "hard_sigmoid") else site.activation
     grid: nn.Module
     if fixed:
@@ -153,10 +155,9 @@ def _output(site: Site, sites: tuple[Site, ...], forms: FormsConfig, fixed: bool
             start,
             size=math.prod(site.output_shape),
             one_sided=activation in ("relu", "relu6"),
+            floored=floor is not None,
             momentum=forms.momentum,
         )
-    readers = [reader.kind for reader in sites if site.name in reader.inputs]
-    floor = -3.0 if readers and all(kind == "hard_swish" for kind in readers) else None
     return Output(grid, activation, floor)  # type: ignore[arg-type]
 
 

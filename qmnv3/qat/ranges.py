@@ -31,13 +31,15 @@ class ActivationRange(Protocol):
     def freeze(self) -> None: ...  # noqa: D102
 
 
-def make_range(form: RangeForm, start: QParams, *, size: int, one_sided: bool, momentum: float) -> nn.Module:
+def make_range(
+    form: RangeForm, start: QParams, *, size: int, one_sided: bool, floored: bool, momentum: float
+) -> nn.Module:
     """A range of `form` that starts as `start`; `size` is how many values the tensor has per image.
 
     PACT's clip is for tensors without negative values (`one_sided`): others get a moving average.
     """
     if form == "learned":
-        return LearnedRange(start, size)
+        return LearnedRange(start, size, floored)
     if form == "clip" and one_sided:
         return ClipRange(start)
     return MovingAverageRange(start, momentum)
@@ -70,10 +72,11 @@ class LearnedRange(nn.Module):
     In LSQ+ the low end stays when the scale changes; here each end stays when the other changes, so that a
     range shrinks at one end without clipping the other. Gradients are scaled by 1 / sqrt(size * qmax) (LSQ,
     section 2.2), `size` being the values per image. A tensor without negative values keeps its zero point at
-    the grid's end, an int16 one at 0: they have one end.
+    the grid's end, an int16 one at 0: they have one end. With `floored` the low end stays: below it the
+    reader (h-swish) sees no difference, at it its slope jumps.
     """
 
-    def __init__(self, start: QParams, size: int) -> None:
+    def __init__(self, start: QParams, size: int, floored: bool = False) -> None:
         super().__init__()
         self._start = start
         self._slowness = 1.0 / math.sqrt(size * start.qmax)
@@ -82,6 +85,7 @@ class LearnedRange(nn.Module):
         self.log_high = _range_parameter(math.log((start.qmax - zero_point) * scale))
         if self.two_sided:
             self.log_low = _range_parameter(math.log((zero_point - start.qmin) * scale))
+            self.log_low.requires_grad_(not floored)
         self._settled = start
 
     @property
@@ -94,7 +98,7 @@ class LearnedRange(nn.Module):
     def bounds(self) -> Bounds:
         """Ends of the grid; where the zero point is learned, its gradient passes through them."""
         plain = _bounds(self._settled)
-        if not (self.two_sided and self.log_low.requires_grad):
+        if not (self.two_sided and self.log_high.requires_grad):
             return plain
         high, low = self._ends()
         zero_point = low / self._step(high, low)  # but for a constant

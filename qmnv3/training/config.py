@@ -17,8 +17,8 @@ class OptimizerConfig(_Strict):
     """The optimizer; `rate` is for batches of `reference_batch` images and scales with the batch's size.
 
     "rmsprop" is TensorFlow's (`alpha` the weight of the past in its mean square, `eps` inside the root).
-    Weight decay spares biases and BatchNorm unless `decay_norms`. Scales and zero points learned in
-    quantization-aware training take `range_rate` times the rate.
+    Weight decay spares biases and BatchNorm unless `decay_norms`; these take `bias_rate` times the rate.
+    Ranges learned in quantization-aware training take `range_rate` times the rate.
     """
 
     kind: Literal["rmsprop", "sgd", "adamw"] = "sgd"
@@ -30,6 +30,7 @@ class OptimizerConfig(_Strict):
     eps: Positive = 1e-3
     weight_decay: NotNegative = 1e-5
     decay_norms: bool = False
+    bias_rate: NotNegative = 1.0
     range_rate: NotNegative = 1.0
 
     @model_validator(mode="after")

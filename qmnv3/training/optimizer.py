@@ -21,7 +21,11 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig, *, effective_batch
     rate = config.rate * effective_batch / config.reference_batch
     groups: list[dict[str, Any]] = [
         {"params": [], "lr": rate, "weight_decay": config.weight_decay},
-        {"params": [], "lr": rate, "weight_decay": config.weight_decay if config.decay_norms else 0.0},
+        {
+            "params": [],
+            "lr": rate * config.bias_rate,
+            "weight_decay": config.weight_decay if config.decay_norms else 0.0,
+        },
         {"params": [], "lr": rate * config.range_rate, "weight_decay": 0.0},
     ]
     for module in model.modules():

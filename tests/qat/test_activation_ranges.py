@@ -55,6 +55,12 @@ def test_ends_have_the_gradients_of_what_is_clipped_to_them() -> None:
     assert float(grid.log_high.grad) == pytest.approx(2 * 15.5 * slowness, rel=1e-4)
 
 
+def test_the_low_end_of_what_h_swish_reads_stays() -> None:
+    grid = LearnedRange(START, size=1, floored=True)
+    (round_to_grid(torch.tensor([[-200.0, 300.0]]), grid.bounds) * grid.scale).sum().backward()
+    assert grid.log_low.grad is None and float(grid.log_high.grad) > 0
+
+
 def test_a_tensor_without_negative_values_keeps_its_zero_point() -> None:
     grid = LearnedRange(QParams.per_tensor(0.1, -128), size=100)
     assert [name for name, _ in grid.named_parameters()] == ["log_high"]
@@ -82,6 +88,9 @@ def test_a_frozen_range_no_longer_changes() -> None:
 
 
 def test_pacts_clip_is_for_one_sided_tensors_only() -> None:
-    made = [make_range("clip", START, size=4, one_sided=side, momentum=0.9) for side in (True, False)]
+    made = [
+        make_range("clip", START, size=4, one_sided=side, floored=False, momentum=0.9)
+        for side in (True, False)
+    ]
     assert [type(grid) for grid in made] == [ClipRange, MovingAverageRange]
     assert FixedRange(START).qparams == START

@@ -52,7 +52,8 @@ class Net(nn.Module):
 
 def test_biases_norms_and_ranges_are_not_decayed() -> None:
     net = Net()
-    config = OptimizerConfig(kind="sgd", rate=0.1, reference_batch=256, weight_decay=0.01, range_rate=0.5)
+    rates = {"rate": 0.1, "bias_rate": 2.0, "range_rate": 0.5}
+    config = OptimizerConfig(kind="sgd", reference_batch=256, weight_decay=0.01, **rates)
     optimizer = make_optimizer(net, config, effective_batch=64)
     groups = [
         ({id(p) for p in group["params"]}, group["lr"], group["weight_decay"])
@@ -61,12 +62,12 @@ def test_biases_norms_and_ranges_are_not_decayed() -> None:
     rest = {id(net.layer.bias), id(net.norm.weight), id(net.norm.bias)}
     assert groups == [
         ({id(net.layer.weight)}, pytest.approx(0.025), 0.01),
-        (rest, pytest.approx(0.025), 0.0),
+        (rest, pytest.approx(0.05), 0.0),
         ({id(net.scale)}, pytest.approx(0.0125), 0.0),
     ]
     set_rate(optimizer, 0.1)
     set_rate(optimizer, 0.1)
-    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.0025, 0.0025, 0.00125])
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.0025, 0.005, 0.00125])
 
 
 @pytest.mark.parametrize(
