@@ -84,9 +84,12 @@ def test_batch_norm_over_processes_is_torchs_over_all_images(
 
 
 def test_processes_that_were_started_again_end_as_if_none_had_died(tmp_path: Path) -> None:
-    """The second is killed after step 5 and has no files; dropout differs between processes."""
+    """The second is killed after step 5 and has no files; dropout differs between processes.
+
+    More than one restart is allowed: on a busy machine gloo may not find the other process in time.
+    """
     whole = torchrun("whole", tmp_path / "whole")
-    again = torchrun("dies", tmp_path / "dies", "--max-restarts", "1")
+    again = torchrun("dies", tmp_path / "dies", "--max-restarts", "3")
     for expected, found in zip(whole, again, strict=True):
         assert all(torch.equal(found[name], expected[name]) for name in expected)
     logs = [read_log(tmp_path / name / "machine0" / "log.jsonl") for name in ("whole", "dies")]
