@@ -26,6 +26,7 @@ from calibration.freeze import FlooredScale
 from calibration.observed_ranges import make_observers
 from calibration.progress import Progress, silent
 from calibration.report import layer_table, sqnr_db
+from calibration.shares import Share
 from calibration.statistics import Images, ImageSource, Need, Statistics, collect, to_nchw
 from qmnv3.preprocessing import Preprocessing
 from qmnv3.quant.fake_quant import fake_quant
@@ -82,14 +83,16 @@ def calibrate(
     config: PtqConfig,
     progress: Progress = silent,
     folder: Path | None = None,
+    share: Share | None = None,
 ) -> Calibration:
     """Prepare `model`, look at it on `images` in one pass, then apply the algorithms of `config.level`.
 
     `images` is called once for every pass that is needed. Memory does not grow with their number: what does
     not fit lies in temporary files. Raises CalibrationError for no images and for NaN or infinity in a
-    tensor, naming it. `folder` as in `quantize`.
+    tensor, naming it. `folder` as in `quantize`, `share` as in `collect`.
     """
-    return quantize(observe(model, preprocessing, images, (config,), progress), config, progress, folder)
+    observed = observe(model, preprocessing, images, (config,), progress, share)
+    return quantize(observed, config, progress, folder)
 
 
 def observe(
@@ -98,8 +101,12 @@ def observe(
     images: ImageSource,
     configs: Sequence[PtqConfig],
     progress: Progress = silent,
+    share: Share | None = None,
 ) -> Observed:
-    """Collect what the algorithms of all `configs` need; these differ in nothing but their level."""
+    """Collect what the algorithms of all `configs` need; these differ in nothing but their level.
+
+    `share` as in `collect`.
+    """
     config = configs[-1]
     prepared = prepare(model, preprocessing, config.weights.granularity, config.weights.bits)
     prepared = prepared.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -113,6 +120,7 @@ def observe(
         expected=config.images,
         seed=config.seed,
         progress=progress,
+        share=share,
     )
     return Observed(prepared, statistics)
 

@@ -11,8 +11,10 @@ import torch
 from torch import fx
 
 from calibration.observers import (
+    ALL,
     ChannelObserver,
     Channels,
+    Draws,
     HistogramObserver,
     ImageSet,
     ImageSetObserver,
@@ -20,6 +22,7 @@ from calibration.observers import (
     MovingAverageObserver,
 )
 from calibration.progress import Progress, silent
+from calibration.shares import Share
 from qmnv3.errors import CalibrationError
 from qmnv3.quant.fold import Normal
 from qmnv3.quant.sites import Site, read_sites
@@ -37,7 +40,8 @@ class Statistics:
 
     Read them through the methods: these give the statistics of a site's tensor as it is now, equalized or
     not. `network` is the float network itself; `observers` and `moments` hold its values. `moments` are those
-    of layers with a folded BatchNorm, before the activation.
+    of layers with a folded BatchNorm, before the activation. With a `share` this process saw only its part of
+    the images; the statistics are those of all.
     """
 
     network: fx.GraphModule
@@ -47,6 +51,7 @@ class Statistics:
     observers: Mapping[str, Observer]
     _channels: Mapping[str, Channels]
     _fisher: Mapping[str, torch.Tensor]
+    share: Share | None = None
 
     @property
     def count(self) -> int:
@@ -83,18 +88,23 @@ def collect(
     expected: int = 0,
     seed: int = 0,
     progress: Progress = silent,
+    share: Share | None = None,
 ) -> Statistics:
     """Run the float network once over `images`; memory does not grow with their number.
 
-    `observers` watch their sites too. `expected` is the number of images, for the progress bar. Raises
-    CalibrationError for no images and for NaN or infinity in a tensor, naming it.
+    `observers` watch their sites too. `expected` is the number of images, for the progress bar. Of several
+    processes each runs its `share` and ends with the statistics of all images: those that one process would
+    have, but for the rounding of sums in float64. Raises CalibrationError for no images and for NaN or
+    infinity in a tensor, naming it.
     """
     sites = read_sites(prepared)
+    turns = share.turns if share else ALL
     watching: dict[str, list[ChannelObserver | Observer]] = {site.name: [] for site in sites}
-    samplers = {site.name: ChannelObserver(seed + i, _per_image(site)) for i, site in enumerate(sites)}
+    samplers: dict[str, ChannelObserver] = {}
     if "channels" in needs:
-        for name, sampler in samplers.items():
-            watching[name].append(sampler)
+        for i, site in enumerate(sites):
+            samplers[site.name] = ChannelObserver(seed + i, _per_image(site), turns)
+            watching[site.name].append(samplers[site.name])
     for name, observer in (observers or {}).items():
         watching[name].append(observer)
     fisher = {site.name: torch.zeros(site.output_shape[1], dtype=torch.float64) for site in sites}
@@ -104,13 +114,17 @@ def collect(
         _observing(sites, watching),
         _observing_layers(sites, moments),
         _gradients(sites, fisher, "fisher" in needs),
-        progress("calibrating", expected) as advance,
+        progress("calibrating", -(-expected // turns.size)) as advance,
     ):
-        generator = torch.Generator().manual_seed(seed)
-        for batch in images():
-            _run(prepared, to_nchw(batch), generator, "fisher" in needs)
+        draws = Draws(seed, turns)
+        for batch in share.images() if share else images():
+            _run(prepared, to_nchw(batch), draws, "fisher" in needs)
             image_set.update(batch)
             advance(len(batch))
+    if share:
+        for each in (image_set, *moments.values(), *samplers.values(), *(observers or {}).values()):
+            share.merge(each)
+        fisher = {name: share.total(own) for name, own in fisher.items()}
     seen = image_set.image_set()
     if not seen.count:
         raise CalibrationError("no images to calibrate on; give at least one")
@@ -120,8 +134,9 @@ def collect(
         seen,
         {name: observer.moments() for name, observer in moments.items()},
         observers or {},
-        {name: sampler.channels() for name, sampler in samplers.items()} if "channels" in needs else {},
+        {name: sampler.channels() for name, sampler in samplers.items()},
         {name: (f / seen.count).float() for name, f in fisher.items()} if "fisher" in needs else {},
+        share,
     )
 
 
@@ -205,13 +220,18 @@ def _gradients(sites: Iterable[Site], sums: Mapping[str, torch.Tensor], wanted: 
             handle.remove()
 
 
-def _run(prepared: fx.GraphModule, images: torch.Tensor, generator: torch.Generator, fisher: bool) -> None:
+def _run(prepared: fx.GraphModule, images: torch.Tensor, draws: Draws, fisher: bool) -> None:
     if not fisher:
         with torch.inference_mode():
             prepared(images)
         return
     # A gradient through the input reaches every tensor without making one for every weight.
     logits = prepared(images.clone().requires_grad_()).flatten(1)
-    drawn = torch.multinomial(logits.detach().softmax(1), 1, generator=generator)
-    loss = torch.nn.functional.cross_entropy(logits, drawn[:, 0], reduction="sum")
+    # As torch.multinomial does it; itself it would want the predictions of other processes' images.
+    waits = draws(
+        len(logits),
+        lambda count, generator: logits.new_empty(count, logits.shape[1]).exponential_(generator=generator),
+    )
+    drawn = (logits.detach().softmax(1) / waits).argmax(1)
+    loss = torch.nn.functional.cross_entropy(logits, drawn, reduction="sum")
     loss.backward()  # type: ignore[no-untyped-call]

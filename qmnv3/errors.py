@@ -54,6 +54,12 @@ class TrainingError(QmnError):
     """Training cannot go on, or not begin."""
 
 
+class ProcessError(QmnError):
+    """Another of several processes has ended early, or cannot be reached."""
+
+    exit_code = 1
+
+
 class TrainingStopped(QmnError):
     """Training was asked to stop by a signal; all is saved."""
 

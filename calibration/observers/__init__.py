@@ -1,6 +1,7 @@
 """Streaming observers: a tensor's values in, its quantization range out."""
 
 from calibration.observers.channels import ChannelObserver, Channels
+from calibration.observers.draws import ALL, Draws, Turns
 from calibration.observers.histogram import Histogram
 from calibration.observers.image_set import ImageSet, ImageSetObserver
 from calibration.observers.moments import MomentObserver
@@ -14,9 +15,11 @@ from calibration.observers.observers import (
 from calibration.observers.ranges import error_range, kl_range, percentile_range
 
 __all__ = [
+    "ALL",
     "HARD_SWISH_FLOOR",
     "ChannelObserver",
     "Channels",
+    "Draws",
     "Histogram",
     "HistogramObserver",
     "ImageSet",
@@ -24,6 +27,7 @@ __all__ = [
     "MomentObserver",
     "MovingAverageObserver",
     "Observer",
+    "Turns",
     "error_range",
     "kl_range",
     "make_observer",

@@ -1,6 +1,7 @@
 """A streaming histogram whose bins are powers of two wide, so that refining and merging are exact."""
 
 import math
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +42,26 @@ class Histogram:
         # Multiplying by a power of two is exact, so every value lands in its own bin.
         bins = flat.mul(2.0**-self.exponent).floor_().sub_(self.first_bin).to(torch.int16)
         self.counts += torch.bincount(bins, minlength=self.counts.size).numpy()
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """All that was counted."""
+        return {
+            "ends": torch.tensor([self.low, self.high], dtype=torch.float64),
+            "grid": torch.tensor([self.exponent, self.first_bin]),
+            "counts": torch.from_numpy(self.counts),
+        }
+
+    @staticmethod
+    def merged(states: Iterable[Mapping[str, torch.Tensor]]) -> "Histogram":
+        """The histogram of all that those with these states counted."""
+        whole = Histogram()
+        for state in states:
+            part = Histogram()
+            part.low, part.high = state["ends"].tolist()
+            part.exponent, part.first_bin = state["grid"].tolist()
+            part.counts = state["counts"].numpy()
+            whole.merge(part)
+        return whole
 
     def merge(self, other: "Histogram") -> None:
         """Add another histogram's counts, exactly."""

@@ -1,10 +1,14 @@
 """What a calibration set is made of: how many images, how many different ones, how many that show nothing."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
+
+_DIGEST_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class ImageSetObserver:
     def update(self, batch: npt.NDArray[np.float32]) -> None:
         """Take in a batch [B, H, W, 3] of normalised pixels."""
         for image in batch:
-            self._digests.add(hashlib.blake2b(image.tobytes(), digest_size=16).digest())
+            self._digests.add(hashlib.blake2b(image.tobytes(), digest_size=_DIGEST_BYTES).digest())
         span = np.ptp(batch, axis=(1, 2)).max(axis=1)
         self._plain += int((span <= self._tolerance).sum())
         self._count += len(batch)
@@ -35,3 +39,16 @@ class ImageSetObserver:
     def image_set(self) -> ImageSet:
         """What was seen so far."""
         return ImageSet(self._count, len(self._digests), self._plain)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """All that was seen."""
+        digests = np.frombuffer(b"".join(sorted(self._digests)), np.uint8).reshape(-1, _DIGEST_BYTES)
+        return {
+            "digests": torch.from_numpy(digests.copy()),
+            "counts": torch.tensor([self._count, self._plain]),
+        }
+
+    def merge(self, states: Sequence[dict[str, torch.Tensor]]) -> None:
+        """Become the observer that saw all images of those with these states."""
+        self._count, self._plain = torch.stack([state["counts"] for state in states]).sum(0).tolist()
+        self._digests = {digest.tobytes() for state in states for digest in state["digests"].numpy()}

@@ -1,5 +1,7 @@
 """Mean and standard deviation of one tensor's channels, in one pass."""
 
+from collections.abc import Sequence
+
 import torch
 
 from qmnv3.quant.fold import Normal
@@ -13,7 +15,7 @@ class MomentObserver:
 
     def __init__(self) -> None:
         self._count = 0
-        self._sum = self._square_sum = torch.zeros(0, dtype=torch.float64)
+        self._sum, self._square_sum = (torch.zeros(0, dtype=torch.float64) for _ in range(2))
 
     def update(self, values: torch.Tensor) -> None:
         """Take in a batch."""
@@ -30,3 +32,17 @@ class MomentObserver:
         """What was seen so far, float64."""
         mean = self._sum / self._count
         return Normal(mean, (self._square_sum / self._count - mean.square()).clamp(min=0.0).sqrt())
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """All that was seen."""
+        return {"count": torch.tensor(self._count), "sum": self._sum, "square_sum": self._square_sum}
+
+    def merge(self, states: Sequence[dict[str, torch.Tensor]]) -> None:
+        """Become the observer that saw all batches of those with these states, up to rounding in float64."""
+        states = [state for state in states if state["count"]]
+        if not states:
+            return
+        self._count = sum(int(state["count"]) for state in states)
+        self._sum, self._square_sum = (
+            torch.stack([state[name] for state in states]).sum(0) for name in ("sum", "square_sum")
+        )

@@ -1,6 +1,7 @@
 """The observers: each streams one tensor in constant memory and proposes its range."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import chain, zip_longest
 
 import torch
 
@@ -26,27 +27,56 @@ class HistogramObserver:
         """Low and high end in real units."""
         return self.choose(self.histogram)
 
+    def state(self) -> dict[str, torch.Tensor]:
+        """All that was seen."""
+        return self.histogram.state()
+
+    def merge(self, states: Sequence[dict[str, torch.Tensor]]) -> None:
+        """Become the observer that saw all batches of those with these states."""
+        self.histogram = Histogram.merged(states)
+
 
 class MovingAverageObserver:
-    """Exponential moving average of each batch's minimum and maximum (Jacob et al. 2018, section 3.1)."""
+    """Exponential moving average of each batch's minimum and maximum (Jacob et al. 2018, section 3.1).
+
+    It keeps the ends of every batch: of several processes' batches the average is that in the order in which
+    one process would have seen them.
+    """
 
     def __init__(self, momentum: float) -> None:
         self.histogram = Histogram()
         self.momentum = momentum
-        self._range: Range | None = None
+        self._ranges: list[Range] = []
 
     def update(self, values: torch.Tensor) -> None:
-        """Take in a batch: range = momentum * range + (1 - momentum) * the batch's range."""
+        """Take in a batch."""
         self.histogram.update(values)
         low, high = (float(v) for v in torch.aminmax(values))
-        if self._range is not None:
-            low = self.momentum * self._range[0] + (1 - self.momentum) * low
-            high = self.momentum * self._range[1] + (1 - self.momentum) * high
-        self._range = (low, high)
+        self._ranges.append((low, high))
 
     def range(self) -> Range:
-        """The averaged ends; (0, 0) before the first batch."""
-        return self._range or (0.0, 0.0)
+        """The averaged ends: momentum * range + (1 - momentum) * the batch's range, batch after batch.
+
+        (0, 0) before the first batch.
+        """
+        if not self._ranges:
+            return 0.0, 0.0
+        low, high = self._ranges[0]
+        for batch_low, batch_high in self._ranges[1:]:
+            low = self.momentum * low + (1 - self.momentum) * batch_low
+            high = self.momentum * high + (1 - self.momentum) * batch_high
+        return low, high
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """All that was seen."""
+        ranges = torch.tensor(self._ranges, dtype=torch.float64).reshape(-1, 2)
+        return self.histogram.state() | {"ranges": ranges}
+
+    def merge(self, states: Sequence[dict[str, torch.Tensor]]) -> None:
+        """Become the observer that saw the batches of those with these states, which took turns."""
+        self.histogram = Histogram.merged(states)
+        turns = zip_longest(*(state["ranges"].tolist() for state in states))
+        self._ranges = [(low, high) for low, high in filter(None, chain.from_iterable(turns))]
 
 
 Observer = HistogramObserver | MovingAverageObserver

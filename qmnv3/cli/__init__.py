@@ -87,6 +87,8 @@ def _register() -> None:
 
 
 def fail(message: str, code: int = 2) -> None:
-    """Print `message` as one line on stderr and exit."""
-    print("error:", " ".join(message.splitlines()), file=sys.stderr)
+    """Print `message` as one line on stderr and exit; of several processes only the first to fail prints."""
+    distributed = sys.modules.get("qmnv3.training.distributed")
+    if distributed is None or distributed.first_to_fail():
+        print("error:", " ".join(message.splitlines()), file=sys.stderr)
     sys.exit(code)

@@ -13,7 +13,8 @@ Quantize a float model to int8 on a folder of images, without training.
 
 Levels: 0 min-max, 1 range search, 2 and equalization, 3 and bias correction, 4 and AdaRound, 5 and block
 reconstruction. --target-drop climbs them until the estimated drop is small enough. Level 5 takes minutes and
-keeps finished blocks in OUT.partial: a killed command, given again, continues where it was.
+keeps finished blocks in OUT.partial: a killed command, given again, continues where it was. Several processes
+or machines share the images of levels 0 to 3: `torchrun --nproc-per-node N -m qmnv3 ptq ...`.
 
 **Examples**
 
@@ -73,11 +74,14 @@ def command(
 ) -> None:
     """Quantize a float model to int8 on a folder of images, without training."""
     from calibration.config import PtqConfig
+    from calibration.progress import silent
     from qmnv3.cli.progress import progress
     from qmnv3.cli.ptq_job import PtqJob, run_ptq
     from qmnv3.errors import RecipeError
+    from qmnv3.training.distributed import join_world
     from recipes import load_recipe
 
+    world = join_world("cpu")
     if level is not None and target_drop is not None:
         raise RecipeError(f"--level {level} picks a rung, --target-drop climbs to one; give one of them")
     wide = {"sites": [name.strip() for name in int16.split(",")]} if int16 else None
@@ -85,9 +89,11 @@ def command(
     job = PtqJob(
         model, weights, calib, out, config, skip_bad, drop_background, width, resolution, target_drop
     )
-    if weights is None:
+    if weights is None and world.leads:
         typer.echo("warning: no --weights: weights are random; good for latency, not for accuracy", err=True)
-    result = run_ptq(job, progress)
+    result = run_ptq(job, progress if world.leads else silent, world)
+    if result is None:
+        return
     for line in result.warnings:
         typer.echo(f"warning: {line}", err=True)
     if result.climb is not None:

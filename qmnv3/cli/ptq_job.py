@@ -9,16 +9,19 @@ from pathlib import Path
 
 from safetensors.torch import save
 
+from calibration import bias_correction
 from calibration.config import PtqConfig
 from calibration.ladder import Climb, climb, ladder
+from calibration.observers import Turns
 from calibration.progress import Progress, silent
-from calibration.ptq import Calibration, calibrate, observe
+from calibration.ptq import Calibration, observe, quantize
+from calibration.shares import Share
 from calibration.statistics import Images
 from qmnv3.cli.int16_cost import int16_cost
 from qmnv3.data.folder import ImageFolder, find_images, sample
 from qmnv3.data.image_set import ImageSet
 from qmnv3.data.loader import load_batches
-from qmnv3.errors import CalibrationError
+from qmnv3.errors import CalibrationError, DataError
 from qmnv3.ir import Metadata
 from qmnv3.models.config import ModelOptions
 from qmnv3.models.weights import LoadedModel, load_model
@@ -26,6 +29,7 @@ from qmnv3.preprocessing import Preprocessing
 from qmnv3.quant.convert import convert
 from qmnv3.quant.state import model_state
 from qmnv3.runs import CALIBRATED, check_out, save_run
+from qmnv3.training.distributed import ALONE, World, contents_of_all, names_of_all
 
 
 @dataclass(frozen=True)
@@ -82,15 +86,17 @@ class PtqResult:
         return f"int16: {names}; KL {before:.4f} to {after:.4f} before bias correction\n{cost}"
 
 
-def run_ptq(job: PtqJob, progress: Progress = silent) -> PtqResult:
+def run_ptq(job: PtqJob, progress: Progress = silent, world: World = ALONE) -> PtqResult | None:
     """Quantize `job.model` and write the RUN folder.
 
     While it runs, what block reconstruction has finished lies in OUT.partial; called again after a kill, it
-    goes on from there.
+    goes on from there. Several processes (torchrun) share the pass over the images and bias correction's; the
+    first does all the rest and writes the RUN, the others return None when it is written.
     Raises a QmnError for anything wrong with the model, the weights or the images; then nothing is written.
     """
     started = time.perf_counter()
-    check_out(job.out)
+    if world.leads:
+        check_out(job.out)
     folder = find_images(job.images, classes=False)
     loaded = load(job)
     chosen, held_out = _split(folder, job)
@@ -101,10 +107,16 @@ def run_ptq(job: PtqJob, progress: Progress = silent) -> PtqResult:
     partial = job.out.with_name(f"{job.out.name}.partial")
     climbed: Climb | None = None
     config = job.config
+    configs = (config,) if job.target_drop is None else ladder(config)
+    share = photos.share(world)
+    observed = observe(loaded.model, loaded.preprocessing, photos, configs, progress, share)
+    photos.leave_out_what_others_skipped()
+    if not world.leads:
+        bias_correction.assist(observed.statistics)
+        return None
     if job.target_drop is None:
-        result = calibrate(loaded.model, loaded.preprocessing, photos, config, progress, partial)
+        result = quantize(observed, config, progress, partial)
     else:
-        observed = observe(loaded.model, loaded.preprocessing, photos, ladder(config), progress)
         climbed = climb(observed, unseen, config, job.target_drop, progress, partial)
         result, config = climbed.calibration, climbed.config
     metadata = Metadata(job.model, loaded.preprocessing)
@@ -129,6 +141,7 @@ def run_ptq(job: PtqJob, progress: Progress = silent) -> PtqResult:
     report = result.to_json() | {"ladder": ladder_json, "int16_cost": cost}
     save_run(job.out, int8, float32, report, provenance, {CALIBRATED: save(model_state(result.model))})
     shutil.rmtree(partial, ignore_errors=True)
+    bias_correction.dismiss(observed.statistics)
     return PtqResult(job.out, result, time.perf_counter() - started, tuple(warnings), climbed, cost)
 
 
@@ -151,18 +164,48 @@ class Photos:
         self, folder: ImageSet, spec: Preprocessing, batch_size: int, chosen: Sequence[int], skip_bad: bool
     ) -> None:
         self._folder, self._spec, self._batch_size = folder, spec, batch_size
-        self._chosen, self._skip_bad = list(chosen), skip_bad
-        self.skipped: list[Path] = []
+        self._chosen, self._skip_bad = tuple(chosen), skip_bad
+        self._bad: set[Path] = set()
+
+    @property
+    def skipped(self) -> list[Path]:
+        """The chosen images found corrupt so far."""
+        return [path for path in map(self._folder.path, self._chosen) if path in self._bad]
 
     def __call__(self) -> Iterator[Images]:
         """The batches from the first on."""
-        batches = load_batches(
-            self._folder, self._spec, self._batch_size, indices=self._chosen, skip_bad=self._skip_bad
+        return self._batches(self._chosen)
+
+    def share(self, world: World) -> Share | None:
+        """This process's share, if there are others: batches take turns."""
+        if world.size == 1:
+            return None
+        size = self._batch_size
+        firsts = range(world.rank * size, len(self._chosen), world.size * size)
+        mine = [index for first in firsts for index in self._chosen[first : first + size]]
+        return Share(
+            Turns(world.rank, world.size, size),
+            lambda: self._batches(mine, may_be_none=True),
+            contents_of_all,
         )
-        for batch in batches:
-            yield batch.images
-        self.skipped += batches.skipped.paths
-        self._chosen = [i for i in self._chosen if self._folder.path(i) not in self.skipped]
+
+    def leave_out_what_others_skipped(self) -> None:
+        """Leave out images that any process found corrupt in its share."""
+        self._bad = {Path(name) for name in names_of_all([str(path) for path in self._bad])}
+
+    def _batches(self, indices: Sequence[int], *, may_be_none: bool = False) -> Iterator[Images]:
+        good = [index for index in indices if self._folder.path(index) not in self._bad]
+        batches = load_batches(
+            self._folder, self._spec, self._batch_size, indices=good, skip_bad=self._skip_bad
+        )
+        try:
+            for batch in batches:
+                yield batch.images
+        except DataError:
+            # Of one process's few images all may be corrupt.
+            if not may_be_none or batches.skipped.count < len(good):
+                raise
+        self._bad.update(batches.skipped.paths)
 
 
 def load(job: PtqJob) -> LoadedModel:

@@ -88,7 +88,7 @@ def run_qat(job: QatJob, progress: Progress = silent) -> QatResult | None:
     taught_alone = job.config.distillation.weight == 1.0
     data = find_training_data(job.data, job.val, labels=False if taught_alone else None)
     loaded = load_float(job)
-    start = make_start(job, data, loaded, progress)
+    start = make_start(job, data, loaded, progress, world)
     trained, judged = class_outputs(data, read_sites(start.parent)[-1].output_shape[1])
     judge = validation(data, loaded.preprocessing, job.device, judged)
     model = QatModel(copy.deepcopy(start.model), job.config.forms, start.floored)

@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import fx
 
-from calibration.progress import Progress
+from calibration.progress import Progress, silent
 from calibration.ptq import calibrate
 from qmnv3.cli.ptq_job import Photos
 from qmnv3.cli.training_data import TrainingData
@@ -22,6 +22,7 @@ from qmnv3.qat.config import QatConfig
 from qmnv3.quant.prepare import prepare
 from qmnv3.quant.state import restore_model
 from qmnv3.runs import CALIBRATED, CALIBRATION, load_report
+from qmnv3.training.distributed import World
 
 
 @dataclass(frozen=True)
@@ -85,12 +86,16 @@ class Start:
     report: dict[str, Any]
 
 
-def make_start(job: QatJob, data: TrainingData, loaded: LoadedModel, progress: Progress) -> Start:
-    """Calibrate, or read the RUN that `job` names."""
+def make_start(
+    job: QatJob, data: TrainingData, loaded: LoadedModel, progress: Progress, world: World
+) -> Start:
+    """Calibrate, sharing the images with the other processes, or read the RUN that `job` names."""
     if job.start is not None:
         return _read_start(job, job.start, loaded)
     images, config = photos(job, data, loaded), job.config.calibration
-    found = calibrate(loaded.model, loaded.preprocessing, images, config, progress, job.work / "calibration")
+    folder = job.work / "calibration" if world.leads else None
+    share, shown = images.share(world), progress if world.leads else silent
+    found = calibrate(loaded.model, loaded.preprocessing, images, config, shown, folder, share)
     floored = frozenset(floor.site for floor in found.floored)
     return Start(found.model, found.parent, floored, found.to_json())
 

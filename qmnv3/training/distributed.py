@@ -1,9 +1,13 @@
-"""Several processes that train one model, as torchrun starts them."""
+"""Several processes that do one job, as torchrun starts them."""
 
+import atexit
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,9 +16,10 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-from qmnv3.errors import TrainingError
+from qmnv3.errors import ProcessError, TrainingError
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,9 @@ class World:
 
 
 ALONE = World(0, 1, "cpu")
+# On CPUs the others wait while the first process works alone; that one of them died shows at once.
+_PATIENCE = timedelta(days=1)
+_FAILURES = "qmnv3_failures"
 
 
 def join_world(device: str) -> World:
@@ -53,13 +61,40 @@ def join_world(device: str) -> World:
     if device == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if device == "cuda" else "gloo")
+        rank = int(os.environ["RANK"])
+        if rank == 0:
+            _store().set(_FAILURES, "0")  # a store may outlive processes that were started again
+        backend, timeout = ("nccl", None) if device == "cuda" else ("gloo", _PATIENCE)
+        dist.init_process_group(backend, store=_store(), rank=rank, world_size=size, timeout=timeout)
+        if device == "cpu":
+            atexit.register(dist.destroy_process_group)  # gloo's threads abort an interpreter that ends first
     return World(dist.get_rank(), size, device, os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0")
 
 
 def is_distributed() -> bool:
     """Whether there are other processes."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+@cache
+def _store() -> Any:
+    store, _, _ = next(rendezvous("env://"))
+    return store
+
+
+def first_to_fail() -> bool:
+    """Whether this process is the first that asks: where all fail of one cause, one of them shall say so."""
+    return not is_distributed() or _store().add(_FAILURES, 1) == 1
+
+
+@contextmanager
+def _reaching_others() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise ProcessError(
+            f"another process ended, see what it said; {str(error).splitlines()[0]}"
+        ) from error
 
 
 def largest(values: Tensor) -> Tensor:
@@ -74,7 +109,8 @@ def from_leader(value: float) -> float:
     if not is_distributed():
         return value
     shared = torch.tensor([value], dtype=torch.float64, device=_device())
-    dist.broadcast(shared, 0)
+    with _reaching_others():
+        dist.broadcast(shared, 0)
     return float(shared)
 
 
@@ -89,19 +125,27 @@ def names_of_all(names: Sequence[str]) -> list[str]:
     """Names that any process has, sorted."""
     if not is_distributed():
         return sorted(names)
-    own = json.dumps(list(names)).encode()
-    lists = [json.loads(_broadcast(own, rank)) for rank in range(dist.get_world_size())]
+    lists = [json.loads(each) for each in contents_of_all(json.dumps(list(names)).encode())]
     return sorted({name for each in lists for name in each})
 
 
+def contents_of_all(content: bytes) -> list[bytes]:
+    """What each process gives, in order of rank."""
+    if not is_distributed():
+        return [content]
+    return [_broadcast(content, rank) for rank in range(dist.get_world_size())]
+
+
 def _broadcast(content: bytes, rank: int) -> bytes:
-    """The `content` process `rank` has."""
+    """The `content` process `rank` has; ProcessError when another process is gone."""
     length = torch.tensor(len(content), device=_device())
-    dist.broadcast(length, rank)
+    with _reaching_others():
+        dist.broadcast(length, rank)
     values = torch.zeros(int(length), dtype=torch.uint8, device=_device())
     if dist.get_rank() == rank:
         values.copy_(torch.from_numpy(np.frombuffer(content, np.uint8).copy()))
-    dist.broadcast(values, rank)
+    with _reaching_others():
+        dist.broadcast(values, rank)
     return values.cpu().numpy().tobytes()
 
 
