@@ -6,12 +6,12 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import fx
 
 from calibration.config import PtqConfig
 from calibration.statistics import ImageSource
-from qmnv3.files import atomic_file
+from qmnv3.files import write_safetensors
 from qmnv3.quant.fake_quant import FakeQuantize, QuantWeight
 from qmnv3.quant.state import grid_state, layer_state
 
@@ -45,9 +45,8 @@ class Checkpoints:
         """Keep a finished part; a kill at any moment leaves the whole file or none."""
         if self._folder is None:
             return
-        with atomic_file(self._file(part)) as temporary:
-            contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-            save_file(contiguous, temporary, {"run": self._key})
+        contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        write_safetensors(self._file(part), save(contiguous, {"run": self._key}))
 
     def _file(self, part: int) -> Path:
         assert self._folder is not None

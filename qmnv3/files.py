@@ -84,6 +84,21 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def write_safetensors(path: Path, content: bytes) -> None:
+    """Write what safetensors' `save` gave, atomically, its metadata sorted: equal contents make equal files.
+
+    Not safetensors' `save_file`: on a full disk it raises no OSError, and it leaves a temporary of its own.
+    """
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    if "__metadata__" in header:
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(len(text).to_bytes(8, "little") + text + content[start:])
+
+
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
     try:

@@ -23,7 +23,6 @@ _DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, Arithmet
 def save_graph(graph: QuantGraph, path: Path) -> None:
     """Write `graph` to `path` + .json and .safetensors; both are replaced atomically."""
     constants = {t.name: t.data for t in graph.tensors.values() if t.data is not None}
-    # Not save_file: on a full disk it raises no OSError, and it leaves a temporary of its own.
     encoded = save(constants)
     structure = {
         "format_version": FORMAT_VERSION,

@@ -15,7 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from qmnv3.errors import WeightsError
-from qmnv3.files import atomic_file
+from qmnv3.files import write_safetensors
 from qmnv3.models.network import MobileNet
 from qmnv3.preprocessing import Preprocessing
 
@@ -64,10 +64,7 @@ def save_checkpoint(path: Path, model: MobileNet, preprocessing: Preprocessing) 
         "interpolation": preprocessing.interpolation,
     }
     state = {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
-    content = save(state, metadata)
-    # Not save_file: on a full disk it raises no OSError, and it leaves a temporary of its own.
-    with atomic_file(path) as temporary:
-        temporary.write_bytes(content)
+    write_safetensors(path, save(state, metadata))
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

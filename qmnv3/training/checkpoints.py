@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from qmnv3.errors import TrainingError
-from qmnv3.files import atomic_file
+from qmnv3.files import write_safetensors
 from qmnv3.training.distributed import bytes_of_leader
 from qmnv3.training.ema import Ema
 
@@ -65,10 +65,7 @@ def save_state(path: Path, trained: Trained) -> None:
             step = trained.progress.step
             raise TrainingError(f"step {step}: {name} is not finite; {begin_again(path)}")
     metadata = {"progress": json.dumps(asdict(trained.progress)), "recipe": json.dumps(trained.recipe)}
-    content = save({name: _plain(tensor) for name, tensor in tensors.items()}, metadata)
-    # Not save_file: on a full disk it raises no OSError, and it leaves a temporary of its own.
-    with atomic_file(path) as temporary:
-        temporary.write_bytes(content)
+    write_safetensors(path, save({name: _plain(tensor) for name, tensor in tensors.items()}, metadata))
 
 
 def load_state(path: Path, trained: Trained) -> None:

@@ -253,5 +253,5 @@ def loss_of(task: _Trainable, world: World, *, compiled: bool) -> Loss:
     synchronise_batch_norm(task.model)
     # A layer that a task leaves out for a while gets no gradient; buffers are alike already.
     return DistributedDataParallel(
-        _LossModule(task.model, loss), broadcast_buffers=False, find_unused_parameters=True
+        _LossModule(task.model, loss), forward_sync_buffers=False, find_unused_parameters=True
     )
