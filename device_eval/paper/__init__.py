@@ -1,1 +1,1 @@
-"""The tables of the MobileNetV3 paper as data."""
+"""The MobileNetV3 paper as data, one file per table; `released` is Google's, not the paper's."""
