@@ -1,6 +1,5 @@
 """Every typed figure of the paper against the paper's text, which lies beside the data of QMNV3_DATA."""
 
-import os
 import re
 from dataclasses import astuple
 from pathlib import Path
@@ -21,11 +20,8 @@ Row = list[str | float | None]
 
 
 @pytest.fixture(scope="module")
-def paper() -> str:
-    root = os.environ.get("QMNV3_DATA")
-    if not root:
-        pytest.skip("QMNV3_DATA is not set")
-    path = Path(root).parent / "paper" / "mobilenetv3.md"
+def paper(data_pack: Path) -> str:
+    path = data_pack.parent / "paper" / "mobilenetv3.md"
     if not path.is_file():
         pytest.skip(f"no text of the paper at {path}")
     return path.read_text(encoding="utf-8")
