@@ -23,7 +23,16 @@ _WEIGHT_AXIS = {"Conv": 0, "DepthwiseConv": 3}
 def read_run(path: Path) -> Model:
     """Describe the int8 graph of a RUN; GraphError when `path` is none or is damaged."""
     graph = lower(load_run_graph(path), "xnnpack")
-    described = Model(
+    described = describe_graph(graph, path)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.tflite"
+        write_tflite(graph, file)
+        return with_partitions(described, file)
+
+
+def describe_graph(graph: ir.QuantGraph, path: Path) -> Model:
+    """Describe a graph as it is, integers or float; `path` is its name for people."""
+    return Model(
         path,
         "run",
         {name: _tensor(tensor) for name, tensor in graph.tensors.items()},
@@ -32,10 +41,6 @@ def read_run(path: Path) -> Model:
         graph.outputs,
         Carried(True, bool(graph.metadata.labels)),
     )
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "model.tflite"
-        write_tflite(graph, file)
-        return with_partitions(described, file)
 
 
 def _tensor(tensor: ir.Tensor) -> Tensor:
