@@ -32,6 +32,7 @@ COMMANDS: dict[str, str] = {
     "export": "qmnv3.cli.export",
     "eval": "qmnv3.cli.eval",
     "bench": "qmnv3.cli.bench",
+    "predict": "qmnv3.cli.predict",
     "lint": "qmnv3.cli.lint",
 }
 

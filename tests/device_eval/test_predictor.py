@@ -1,0 +1,286 @@
+"""The Pixel predictor: costs counted by hand and by torch, the fit on worked numbers, the paper as judge."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from cli.cli_command import Finished, assert_refused, run_main, untouched
+from export.tflite_sketch import mobilenet_v3_chain
+from onnx import TensorProto, helper
+
+from benchmarks.pixel_predictor import count_network, tables
+from device_eval.paper.table4 import TABLE4
+from device_eval.predictor import Prediction, predict_graph, predict_path
+from device_eval.predictor.costs import Cost
+from device_eval.predictor.fit import fit, fitted
+from device_eval.predictor.published import (
+    PIXELS,
+    Network,
+    Published,
+    network_costs,
+    networks,
+    placements,
+    published,
+)
+from qmnv3.export.onnx_qdq import write_onnx
+from qmnv3.export.tflite import write_tflite
+from qmnv3.ir import Add, Conv2d, HardSwish, Mean, QuantGraph, Tensor
+from qmnv3.models.count import count
+from qmnv3.models.network import build_model
+from qmnv3.runs import save_run
+
+DOC = Path(__file__).parents[2] / "docs" / "prediction.md"
+HERE = Path("graph")
+
+
+def hand_made_graph() -> QuantGraph:
+    """A 3x3 convolution of 4x4x3 to 2x2x8, h-swish, a residual of itself, the mean."""
+    tensors = [
+        Tensor("image", (1, 4, 4, 3), "float32"),
+        Tensor("weight", (8, 3, 3, 3), "float32", None, np.zeros((8, 3, 3, 3), np.float32)),
+        Tensor("bias", (8,), "float32", None, np.zeros(8, np.float32)),
+        *(Tensor(name, (1, 2, 2, 8), "float32") for name in ("conv", "hswish", "sum")),
+        Tensor("mean", (1, 1, 1, 8), "float32"),
+    ]
+    ops = (
+        Conv2d("conv", ("image", "weight", "bias"), "conv"),
+        HardSwish("hswish", ("conv",), "hswish"),
+        Add("sum", ("hswish", "hswish"), "sum"),
+        Mean("mean", ("sum",), "mean"),
+    )
+    return QuantGraph({t.name: t for t in tensors}, ops, ("image",), ("mean",))
+
+
+def test_costs_by_hand() -> None:
+    made = predict_graph(hand_made_graph(), HERE)
+    # 2x2 pixels of 8 channels, 3x3x3 taps each; 48 elements in and 32 out; weights and biases.
+    assert made.by_kind["Conv"] == Cost(32 * 27, 48 + 32, 216 + 8, 4 * (80 + 224))
+    # x + 3 reads and writes, the product reads two and writes one.
+    assert made.by_kind["HardSwish"] == Cost(0, 5 * 32, 0, 4 * 160)
+    assert made.by_kind["Add"] == Cost(0, 3 * 32, 0, 4 * 96)
+    assert made.by_kind["Mean"] == Cost(0, 32 + 8, 0, 4 * 40)
+    assert made.weight_bytes == 4 * 224
+    assert made.cost == Cost(864, 80 + 160 + 96 + 40, 224, 4 * (376 + 224))
+
+
+def test_parts_add_up_to_the_prediction() -> None:
+    for device in predict_graph(hand_made_graph(), HERE).devices:
+        assert sum(device.by_kind_ms.values()) == pytest.approx(device.predicted_ms)
+        low, high = device.interval_ms
+        assert low < device.predicted_ms < high
+
+
+def row(macs: int, activations: int, ms: float) -> Published:
+    return Published(0, Network("large"), ms, Cost(macs, activations))
+
+
+def test_a_sum_of_costs_is_found_again() -> None:
+    rows = tuple(
+        row(macs * 10**6, moved * 10**6, 2 * macs + 3 * moved)
+        for macs, moved in ((1, 5), (4, 1), (9, 7), (2, 2))
+    )
+    found = fit(rows, ("macs", "activations"))
+    assert found.ms_per_million == pytest.approx({"macs": 2.0, "activations": 3.0})
+    assert found.leave_one_out.worst < 1e-9
+    assert found.ms(Cost(10**6, 10**6)) == pytest.approx(5.0)
+
+
+def test_relative_errors_intervals_and_coverage_by_hand() -> None:
+    """Two networks of equal cost with 1 and 2 ms: (c - 1)^2 + (c/2 - 1)^2 is least at c = 1.2."""
+    found = fit((row(10**6, 0, 1.0), row(10**6, 0, 2.0)), ("macs",))
+    assert found.ms_per_million["macs"] == pytest.approx(1.2)
+    # Without the first, 2 ms are predicted for it; without the second, 1 ms instead of 2.
+    assert found.leave_one_out.relative == pytest.approx((1.0, -0.5))
+    assert found.interval_ms(Cost(10**6)) == pytest.approx((0.6, 2.4))
+    assert found.coverage == pytest.approx(2 / 3)
+
+
+def test_a_cost_is_never_negative() -> None:
+    """The more activations, the faster: plain least squares would give them -1."""
+    found = fit((row(2 * 10**6, 10**6, 1.0), row(4 * 10**6, 10**6, 3.0)), ("macs", "activations"))
+    assert found.ms_per_million["activations"] == 0.0
+    assert found.ms_per_million["macs"] > 0
+
+
+def test_table_9_is_predicted_without_the_network_itself() -> None:
+    found = fitted(1, "float32")
+    errors = [
+        abs(error)
+        for row, error in zip(found.rows, found.leave_one_out.relative, strict=True)
+        if row.table == 9
+    ]
+    assert len(errors) == 20
+    assert np.median(errors) <= 0.05
+    assert max(errors) <= 0.15
+
+
+@pytest.mark.parametrize("family", ["multipliers", "resolutions", "V3-Large", "V3-Small", "V2"])
+def test_a_whole_family_is_predicted_without_it(family: str) -> None:
+    errors = fitted(1, "float32").families[family]
+    assert errors.median <= 0.06
+    assert errors.worst <= 0.2
+
+
+def test_table_5_is_ordered_as_published_without_being_fitted() -> None:
+    found = fitted(1, "float32")
+    variants = {row.network.nonlinearity for row in found.rows}
+    assert variants == {"paper"}
+    rows = {row.network.nonlinearity: row for row in placements() if row.network.width == 1.0}
+    by_prediction = sorted(rows, key=lambda variant: found.ms(rows[variant].cost))
+    assert by_prediction == ["relu", "hswish@112", "paper", "hswish@16"]
+    for row in rows.values():
+        assert found.ms(row.cost) == pytest.approx(row.ms, rel=0.1)
+
+
+def test_each_phone_has_its_published_latencies() -> None:
+    """Table 9's 20 and V2 twice from Table 3; Table 3's six networks; Table 4's four."""
+    counts = {
+        (p, precision): len(published(p, precision)) for p in PIXELS for precision in ("float32", "int8")
+    }
+    assert counts == {(p, "float32"): 22 if p == 1 else 6 for p in PIXELS} | {(p, "int8"): 4 for p in PIXELS}
+    large = {(p, q): published(p, q)[0 if p > 1 or q == "int8" else 1].ms for p, q in counts}
+    assert [large[p, "float32"] for p in PIXELS] == [66, 77, 52.6]
+    assert [large[p, "int8"] for p in PIXELS] == [57, 55.9, 38.9]
+
+
+@pytest.mark.parametrize(
+    "network",
+    [Network("small", 1.0, 96), Network("v2", 0.35), Network("large", nonlinearity="hswish@112")],
+    ids=str,
+)
+def test_stored_costs_are_those_of_the_networks(network: Network) -> None:
+    stored, counted = network_costs()[network], count_network(network)
+    assert (stored.macs, stored.activations, stored.constants) == (
+        counted.macs,
+        counted.activations,
+        counted.constants,
+    ), "run `python -m benchmarks.pixel_predictor --networks`"
+    model = build_model(network.model, width=network.width, nonlinearity=network.nonlinearity)
+    assert stored.macs == count(model, network.resolution).madds
+
+
+def test_every_published_network_is_stored() -> None:
+    assert set(network_costs()) == set(networks())
+    assert len(networks()) == 26
+
+
+@pytest.fixture(scope="module")
+def forms(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Prediction]:
+    """One float network in all forms, its integers as RUN and files."""
+    folder = tmp_path_factory.mktemp("forms")
+    floats = mobilenet_v3_chain(quantized=False, hard_swish_op=True).graph("logits")
+    integers = mobilenet_v3_chain(quantized=True).graph("logits")
+    save_run(folder / "RUN", integers, floats, {}, {})
+    write_tflite(floats, folder / "float.tflite")
+    write_onnx(floats, folder / "float.onnx")
+    write_tflite(integers, folder / "int8.tflite")
+    write_onnx(integers, folder / "int8.onnx")
+    files = ("float.tflite", "float.onnx", "int8.tflite", "int8.onnx")
+    run_float, run_int8 = predict_path(folder / "RUN")
+    return {"RUN float": run_float, "RUN int8": run_int8} | {f: predict_path(folder / f)[0] for f in files}
+
+
+def test_a_network_costs_the_same_in_every_format(forms: dict[str, Prediction]) -> None:
+    assert forms["RUN float"].precision == "float32"
+    for name in ("float.tflite", "float.onnx"):
+        assert forms[name].precision == "float32"
+        assert forms[name].cost.macs == forms["RUN float"].cost.macs
+        assert forms[name].cost.activations == forms["RUN float"].cost.activations
+    for name in ("RUN int8", "int8.tflite", "int8.onnx"):
+        assert forms[name].precision == "int8"
+        assert forms[name].cost.macs == forms["RUN float"].cost.macs
+    assert forms["int8.tflite"].cost.activations == forms["RUN int8"].cost.activations
+
+
+def test_h_swish_costs_the_same_as_operation_and_as_add_and_mul() -> None:
+    """The chain's ADD, MUL and MUL by 1/6 has one more pass of 2 elements; nothing else differs."""
+    composed = predict_graph(mobilenet_v3_chain(quantized=False).graph("logits"), HERE)
+    single = predict_graph(mobilenet_v3_chain(quantized=False, hard_swish_op=True).graph("logits"), HERE)
+    outputs = single.by_kind["HardSwish"].activations // 5
+    assert composed.cost.activations == single.cost.activations + 2 * outputs
+    assert composed.cost.macs == single.cost.macs
+
+
+def test_a_far_away_network_is_said_to_be_one(forms: dict[str, Prediction]) -> None:
+    assert any(note.startswith("extrapolated:") for note in forms["float.tflite"].notes)
+    assert any("only 4 published latencies" in note for note in forms["int8.tflite"].notes)
+
+
+def test_v2_as_google_quantized_it_costs_what_ours_does(data_pack: Path) -> None:
+    (prediction,) = predict_path(data_pack / "peers" / "google_v2_1.0_qat_uint8.tflite")
+    assert prediction.precision == "int8"
+    # Google's has a class more, "background".
+    assert prediction.cost.macs == network_costs()[Network("v2")].macs + 1280
+    paper = next(row for row in TABLE4 if row.network == "V2 1.0")
+    for device, ms in zip(
+        prediction.devices, (paper.pixel1_ms, paper.pixel2_ms, paper.pixel3_ms), strict=True
+    ):
+        assert device.interval_ms[0] <= ms <= device.interval_ms[1]
+
+
+@pytest.fixture
+def predicted(capfd: pytest.CaptureFixture[str]) -> Callable[..., Finished]:
+    def run(*arguments: object) -> Finished:
+        capfd.readouterr()
+        return Finished(run_main("predict", *arguments), *capfd.readouterr())
+
+    return run
+
+
+def test_predict_prints_and_writes_json(tmp_path: Path, predicted: Callable[..., Finished]) -> None:
+    graph = mobilenet_v3_chain(quantized=True).graph("logits")
+    save_run(tmp_path / "RUN", graph, mobilenet_v3_chain(quantized=False).graph("logits"), {}, {})
+    target = tmp_path / "p.json"
+    done = predicted(tmp_path / "RUN", "--json", target)
+    assert done.code == 0 and done.stderr == "", done.stderr
+    assert "predicted latency on one large core, batch 1 (not measured)" in done.stdout
+    value = json.loads(target.read_text())
+    assert value["command"] == "predict" and value["environment"]["versions"]["numpy"]
+    assert [model["precision"] for model in value["models"]] == ["float32", "int8"]
+    first = value["models"][0]["predicted"][0]
+    assert first["device"] == "Pixel 1" and first["fitted_to"] == 22
+    assert first["interval_ms"][0] < first["predicted_ms"] < first["interval_ms"][1]
+    assert f"{first['predicted_ms']:.1f}" in done.stdout
+    assert first["leave_one_out"]["median_percent"] <= 5
+    assert set(first["families_left_out"]) == {"multipliers", "resolutions", "V3-Large", "V3-Small", "V2"}
+    assert value["models"][1]["weight_bytes"] < value["models"][0]["weight_bytes"]
+
+
+def open_resolution(path: Path) -> Path:
+    nodes = [helper.make_node("GlobalAveragePool", ["image"], ["y"])]
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, "h", "w"])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3, 1, 1])
+    graph = helper.make_graph(nodes, "open", [image], [y])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    path.write_bytes(onnx.ModelProto.SerializeToString(model))
+    return path
+
+
+def test_predict_of_bad_input(tmp_path: Path, predicted: Callable[..., Finished]) -> None:
+    good, junk = tmp_path / "good.tflite", tmp_path / "junk.tflite"
+    write_tflite(mobilenet_v3_chain(quantized=True).graph("logits"), good)
+    junk.write_bytes(b"junk")
+    (tmp_path / "empty").mkdir()
+    opened = open_resolution(tmp_path / "open.onnx")
+    with untouched(tmp_path):
+        for model, text in (
+            (tmp_path / "gone.tflite", "No such file"),
+            (junk, f"{junk}: not a TFLite model"),
+            (tmp_path / "empty", "not a RUN folder"),
+            (tmp_path / "model.pb", "unknown model format"),
+            (opened, f"{opened}: input image has no fixed size"),
+        ):
+            assert_refused(predicted(good, model, "--json", tmp_path / "out" / "p.json"), text)
+        assert_refused(predicted(good, "--json", tmp_path), f"{tmp_path}: Is a directory")
+
+
+def test_the_doc_holds_the_current_tables() -> None:
+    command = "python -m benchmarks.pixel_predictor"
+    blocks = re.findall(
+        rf"<!-- begin: {command} -->\n(.*?)\n<!-- end -->", DOC.read_text(encoding="utf-8"), re.S
+    )
+    assert "\n\n".join(blocks) == tables(), f"run `{command}` and put its output into docs/prediction.md"
