@@ -28,8 +28,8 @@ _WORDS = {"macs": "multiply-adds", "activations": "activations moved", "constant
 class DevicePrediction:
     """Predicted latency on one large core of a Pixel at batch 1, in milliseconds.
 
-    `interval_ms` holds in about a share `coverage` of cases, for networks like the fitted. `by_kind_ms` adds up to
-    `predicted_ms`. `fitted_to` counts published latencies; errors are of networks left out of the fit.
+    `interval_ms` holds in about a share `coverage` of cases, for networks like the fitted. `by_kind_ms` adds
+    up to `predicted_ms`. `fitted_to` counts published latencies; errors are of networks left out of the fit.
     """
 
     pixel: Pixel

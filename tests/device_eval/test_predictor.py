@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ from export.tflite_sketch import mobilenet_v3_chain
 from onnx import TensorProto, helper
 
 from benchmarks.pixel_predictor import count_network, tables
+from device_eval.lint.readers.run import describe_graph
 from device_eval.paper.table4 import TABLE4
-from device_eval.predictor import Prediction, predict_graph, predict_path
+from device_eval.predictor import Prediction, predict, predict_graph, predict_path
 from device_eval.predictor.costs import Cost
 from device_eval.predictor.fit import fit, fitted
 from device_eval.predictor.published import (
@@ -67,6 +69,14 @@ def test_costs_by_hand() -> None:
     assert made.cost == Cost(864, 80 + 160 + 96 + 40, 224, 4 * (376 + 224))
 
 
+def test_weights_that_cannot_be_read_are_constants() -> None:
+    """Such as int4: the tensor has a shape, but no data."""
+    described = describe_graph(hand_made_graph(), HERE)
+    weight = replace(described.tensors["weight"], data=None, dtype="other")
+    made = predict(replace(described, tensors={**described.tensors, "weight": weight}))
+    assert made.by_kind["Conv"] == Cost(32 * 27, 48 + 32, 216 + 8, 4 * 80 + 216 + 4 * 8)
+
+
 def test_parts_add_up_to_the_prediction() -> None:
     for device in predict_graph(hand_made_graph(), HERE).devices:
         assert sum(device.by_kind_ms.values()) == pytest.approx(device.predicted_ms)
@@ -90,13 +100,14 @@ def test_a_sum_of_costs_is_found_again() -> None:
 
 
 def test_relative_errors_intervals_and_coverage_by_hand() -> None:
-    """Two networks of equal cost with 1 and 2 ms: (c - 1)^2 + (c/2 - 1)^2 is least at c = 1.2."""
-    found = fit((row(10**6, 0, 1.0), row(10**6, 0, 2.0)), ("macs",))
-    assert found.ms_per_million["macs"] == pytest.approx(1.2)
-    # Without the first, 2 ms are predicted for it; without the second, 1 ms instead of 2.
-    assert found.leave_one_out.relative == pytest.approx((1.0, -0.5))
-    assert found.interval_ms(Cost(10**6)) == pytest.approx((0.6, 2.4))
-    assert found.coverage == pytest.approx(2 / 3)
+    """Equal costs, 1, 2 and 4 ms: sum((c / ms - 1)^2) is least at c = sum(1 / ms) / sum(1 / ms^2) = 4/3."""
+    found = fit(tuple(row(10**6, 0, ms) for ms in (1.0, 2.0, 4.0)), ("macs",))
+    assert found.ms_per_million["macs"] == pytest.approx(4 / 3)
+    # Without the first 0.75 / 0.3125, without the second 1.25 / 1.0625, without the third 1.5 / 1.25 ms.
+    assert found.leave_one_out.relative == pytest.approx((2.4 - 1, 20 / 17 / 2 - 1, 1.2 / 4 - 1))
+    # 1.2 instead of 4 ms is the farthest off, by a factor of 10/3.
+    assert found.interval_ms(Cost(10**6)) == pytest.approx((0.4, 40 / 9))
+    assert found.coverage == pytest.approx(3 / 4)
 
 
 def test_a_cost_is_never_negative() -> None:
@@ -208,6 +219,17 @@ def test_h_swish_costs_the_same_as_operation_and_as_add_and_mul() -> None:
 def test_a_far_away_network_is_said_to_be_one(forms: dict[str, Prediction]) -> None:
     assert any(note.startswith("extrapolated:") for note in forms["float.tflite"].notes)
     assert any("only 4 published latencies" in note for note in forms["int8.tflite"].notes)
+
+
+def test_operations_that_no_fitted_network_has_are_named() -> None:
+    described = describe_graph(hand_made_graph(), HERE)
+    ops = tuple(replace(op, kind="Logistic") if op.kind == "HardSwish" else op for op in described.ops)
+    notes = predict(replace(described, ops=ops)).notes
+    assert any("no fitted network has them: 1 Logistic" in note for note in notes), notes
+    tensors = {**described.tensors, "sum": replace(described.tensors["sum"], dtype="int16")}
+    notes = predict(replace(described, tensors=tensors)).notes
+    assert any(note.startswith("1 operations in 16 bits") for note in notes), notes
+    assert not any("no fitted network" in note for note in notes), notes
 
 
 def test_v2_as_google_quantized_it_costs_what_ours_does(data_pack: Path) -> None:
