@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from device_eval.benchmark import pinned, time_in_turns
 from device_eval.evaluation import Evaluation, Subject, evaluate
+from device_eval.latency.host import pinned, time_in_turns
 from device_eval.onnx_operations import optimized_operations
 from device_eval.partitions import delegate_partitions
 from device_eval.preparation import Prepared
@@ -132,7 +132,8 @@ def _latency(model: Any, baseline: Any, runs: int, seed: int) -> dict[str, Any]:
     image = np.random.default_rng(seed).uniform(-1, 1, (1, side, side, 3)).astype(np.float32)
     pair: list[Invocable] = [model, baseline]
     with pinned(threads=1):
-        ours, floats = time_in_turns(pair, [image, image], runs=runs, warmup=WARMUP)
+        time_in_turns(pair, [image, image], WARMUP)
+        ours, floats = time_in_turns(pair, [image, image], runs)
     p50_us, float_p50_us = float(np.median(ours)), float(np.median(floats))
     return {
         "p50_us": p50_us,

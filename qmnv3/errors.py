@@ -50,6 +50,10 @@ class ModelFileError(QmnError):
     """A .tflite, .onnx or RUN to evaluate cannot be loaded or run."""
 
 
+class DeviceError(QmnError):
+    """A phone cannot be measured: not there, not authorised, full, or of another architecture."""
+
+
 class TrainingError(QmnError):
     """Training cannot go on, or not begin."""
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from device_eval.benchmark import Benchmark
     from device_eval.evaluation import Evaluation
+    from device_eval.latency import Benchmark
 
 EXAMPLES = """
 The whole main job in about a minute: train a narrow MobileNetV3-Small on scikit-learn's handwritten digits,
@@ -95,12 +95,11 @@ def _evaluate(paths: list[Path], folder: Path) -> "list[Evaluation]":
 
 
 def _measure(paths: list[Path]) -> "Benchmark":
-    from device_eval.benchmark import benchmark
-    from qmnv3.cli.progress import progress
+    from device_eval.latency import Plan, benchmark
+    from qmnv3.cli.bench_view import reporting
 
-    runs, warmup = 200, 20
-    with progress("measuring", runs + warmup) as advance:
-        return benchmark(paths, kernels=("xnnpack",), runs=runs, warmup=warmup, advance=lambda: advance(1))
+    with reporting() as report:
+        return benchmark(paths, Plan(("xnnpack",), runs=200, warmup=20), report=report)
 
 
 @dataclass(frozen=True)

@@ -59,18 +59,11 @@ def fetch_weights(
 
         qmnv3 weights fetch v2-imagenet1k-v1 --cache weights/
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
+    from qmnv3.cli.progress import bytes_progress
     from qmnv3.models.download import cache_dir, fetch
     from qmnv3.models.releases import find_release
 
     release = find_release(name)
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task(release.file_name, total=None)
-        path = fetch(
-            release, cache_dir(cache), lambda done, total: bar.update(task, completed=done, total=total)
-        )
+    with bytes_progress(release.file_name) as report:
+        path = fetch(release, cache_dir(cache), report)
     typer.echo(str(path))

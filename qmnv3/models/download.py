@@ -1,17 +1,33 @@
-"""Fetching a published checkpoint: resumed when cut off, checked before it gets its name."""
+"""Fetching a published file: resumed when cut off, checked before it gets its name."""
 
 import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import httpx
 from platformdirs import user_cache_path
 
 from qmnv3.errors import WeightsError
-from qmnv3.models.releases import Release
 
 Report = Callable[[int, int | None], None]
+
+
+class Published(Protocol):
+    """A file that lies at `url`, known by the first hexadecimal digits of its SHA-256, in lower case."""
+
+    @property
+    def url(self) -> str:
+        """Where it lies."""
+
+    @property
+    def file_name(self) -> str:
+        """What it is called when fetched."""
+
+    @property
+    def sha256_prefix(self) -> str:
+        """How its SHA-256 begins."""
 
 
 def cache_dir(override: Path | None = None) -> Path:
@@ -22,7 +38,7 @@ def cache_dir(override: Path | None = None) -> Path:
     return user_cache_path("qmnv3") / "weights"
 
 
-def fetch(release: Release, folder: Path, report: Report = lambda done, total: None) -> Path:
+def fetch(release: Published, folder: Path, report: Report = lambda done, total: None) -> Path:
     """Download `release` into `folder` and return its path; a verified file already there is kept.
 
     A download that is cut off leaves NAME.part, and the next call goes on from there if the server can.
