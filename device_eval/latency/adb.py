@@ -44,14 +44,14 @@ class Adb:
         done = self._run(["shell", line], command, timeout_s)
         output, mark, code = done.stdout.replace("\r\n", "\n").rpartition(_DONE)
         if not mark or not code.strip().isdigit():
-            raise self._lost(command, done)
+            raise self._failed(command, done.stderr)
         return Answer(output.removesuffix("\n"), int(code))
 
     def push(self, source: Path, target: str, timeout_s: float = 600.0) -> None:
         """Copy a file to the phone; DeviceError when there is no room or the phone is gone."""
         done = self._run(["push", str(source.resolve()), target], f"push {source.name}", timeout_s)
         if done.returncode:
-            raise self._lost(f"push {source.name}", done)
+            raise self._failed(f"push {source.name}", done.stderr + done.stdout)
 
     def _run(self, arguments: list[str], what: str, timeout_s: float) -> subprocess.CompletedProcess[str]:
         try:
@@ -62,15 +62,17 @@ class Adb:
                 "unlock it or reconnect its cable"
             ) from None
 
-    def _lost(self, what: str, done: subprocess.CompletedProcess[str]) -> DeviceError:
-        said = " ".join(done.stderr.split()) or " ".join(done.stdout.split()[-20:]) or "no answer"
+    def _failed(self, what: str, printed: str) -> DeviceError:
+        lines = [line.removeprefix("adb: ").removeprefix("error: ") for line in printed.splitlines() if line]
+        telling = [line for line in lines if "failed" in line or "device " in line]
+        said = (telling or lines or ["the connection broke"])[0].rstrip(".")
         advice = "reconnect its cable and run again"
         if "No space left" in said:
             advice = "free some room on it"
         for state in ("unauthorized", "offline"):
             if f"device {state}" in said:
                 advice = _STATES[state]
-        return DeviceError(f"phone {self.serial} was lost during `{_short(what)}` ({said}); {advice}")
+        return DeviceError(f"phone {self.serial}: `{_short(what)}` failed ({said}); {advice}")
 
 
 def connect(serial: str | None = None) -> Adb:

@@ -82,5 +82,5 @@ def _operation(row: re.Match[str], columns: list[str]) -> OperationTime:
     """Operations of one name share a row: "[times called]" is how often per run, 0 in early versions."""
     numbers = dict(zip(columns, row["numbers"].split(), strict=True))
     calls = max(1, int(numbers["times called"]))
-    name = row["name"].strip().removeprefix("[").removesuffix("]")
+    name = re.sub(r"^\[(.*)\]", r"\1", row["name"].strip())
     return OperationTime(row["kind"], name, float(numbers["avg ms"]) * 1000 * calls)

@@ -40,7 +40,8 @@ def print_benchmark(result: Benchmark, threads: int) -> None:
     for latency in result.latencies:
         table.add_row(*_row(latency, structures[latency.path], result.latencies[0]))
     for refusal in result.measurement.refusals:
-        table.add_row(refusal.path.name, refusal.runtime, "", "refused", "", "", "", "0")
+        partitions = "0" if refusal.runtime == "LiteRT xnnpack" else ""
+        table.add_row(refusal.path.name, refusal.runtime, "", "refused", "", "", "", partitions)
     table_console().print(table)
     for latency in result.latencies:
         if latency.verdict != "steady":

@@ -20,6 +20,12 @@ def test_a_quiet_machine_is_hardly_ever_called_noisy() -> None:
     assert len(flagged) <= 5
 
 
+def test_scattered_samples_do_not_drift() -> None:
+    """Halves of widely scattered samples differ by chance; only what goes with time is drift."""
+    found = [noise(list(_steady(seed, spread=0.1))) or "" for seed in range(300)]
+    assert sum(reason.startswith("drifts") for reason in found) <= 2
+
+
 @pytest.mark.parametrize("slope", [0.25, -0.25, 0.5])
 def test_a_slow_trend_is_drift(slope: float) -> None:
     trend = 1 + slope * np.linspace(0, 1, RUNS)
