@@ -173,7 +173,7 @@ class _Session:
                         f"{contender.path}: ran on the phone before, fails now ({run}); run again"
                     )
                 samples[contender].append(run.mean_us)
-        if reason := self._slowed():
+        if self.throttled is None and (reason := self._slowed()):
             self.throttled = f"throttled: {reason} after the last run"
         return samples
 
