@@ -54,6 +54,10 @@ class DeviceError(QmnError):
     """A phone cannot be measured: not there, not authorised, full, or of another architecture."""
 
 
+class ReportError(QmnError):
+    """A file given to the report is no result of a command, or is damaged."""
+
+
 class TrainingError(QmnError):
     """Training cannot go on, or not begin."""
 

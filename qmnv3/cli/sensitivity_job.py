@@ -39,6 +39,7 @@ def run_sensitivity(job: PtqJob, modes: Collection[Mode], progress: Progress = s
 
 def _provenance(job: PtqJob, config: PtqConfig) -> dict[str, object]:
     return {
+        "command": "sensitivity",
         "model": job.model,
         "weights": fingerprint(job.weights),
         "calibration_images": str(job.images),

@@ -1,0 +1,131 @@
+"""What the summary makes of chosen figures."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import result_files as files
+
+from device_eval.report import build, gather
+from device_eval.report.document import Cell, Estimate, Report, Verdict
+
+
+def report(folder: Path, *values: dict[str, Any]) -> Report:
+    return build(gather([files.write(folder / f"{i}.json", value) for i, value in enumerate(values)]))
+
+
+def rows(made: Report, section: str, table: int = 0) -> list[dict[str, Cell]]:
+    found = next(s for s in made.sections if s.id == section).tables[table]
+    keys = [column.key for column in found.columns]
+    return [dict(zip(keys, row, strict=True)) for row in found.rows]
+
+
+# 3.6 points are what V2 0.35 loses in the paper: 60.8 in Table 3, 57.2 in Table 4.
+@pytest.mark.parametrize(
+    ("change", "low", "high", "status", "text"),
+    [
+        (-0.003, -0.017, 0.010, "open", "-0.3 [-1.7, +1.0] points"),
+        (-0.010, -0.015, -0.005, "warning", "a loss beyond chance"),
+        (-0.040, -0.045, -0.035, "warning", "a loss beyond chance"),
+        (-0.255, -0.293, -0.037, "bad", "more than any network loses in the paper (3.6)"),
+        (0.010, 0.001, 0.020, "good", "+1.0 [+0.1, +2.0] points"),
+    ],
+)
+def test_accuracy(tmp_path: Path, change: float, low: float, high: float, status: str, text: str) -> None:
+    (verdict,) = report(tmp_path, files.evaluation(change, low, high)).verdicts
+    assert (verdict.status, verdict.subject) == (status, "accuracy of int8.tflite")
+    assert text in verdict.text
+
+
+def test_latency_is_compared_within_a_runtime(tmp_path: Path) -> None:
+    measured = files.benchmark(
+        files.latency("float.tflite", "xnnpack", [1900, 2000, 2100]),
+        files.latency("float.tflite", "builtin", [4000, 5000, 6000]),
+        files.latency("int8.tflite", "xnnpack", [900, 1000, 1100]),
+        files.latency("int8.tflite", "builtin", [5000, 6000, 7000]),
+    )
+    fast, slow = report(tmp_path, measured).verdicts
+    assert fast == Verdict(
+        "good", "speed of int8.tflite", "0.50 times float.tflite in xnnpack (1.00 against 2.00 ms)"
+    )
+    assert slow.status == "warning" and "1.20 times" in slow.text
+
+
+def test_noisy_samples_decide_nothing(tmp_path: Path) -> None:
+    measured = files.benchmark(
+        files.latency("float.tflite", "xnnpack", [1900, 2000, 2100], verdict="noisy: drifts"),
+        files.latency("int8.tflite", "xnnpack", [900, 1000, 1100]),
+        refusals=[{"path": "bad.tflite", "runtime": "xnnpack", "reason": "no"}],
+    )
+    noisy, refused = report(tmp_path, measured).verdicts
+    assert noisy.status == "open" and noisy.text.endswith("; noisy: drifts")
+    assert refused == Verdict("bad", "speed of bad.tflite", "refused by xnnpack")
+
+
+def partitions(**other: Any) -> dict[str, Any]:
+    return {"count": 1, "delegated_ops": 9, "undelegated": [], "refused": None, **other}
+
+
+@pytest.mark.parametrize(
+    ("given", "status", "text"),
+    [
+        ({"partitions": partitions()}, "good", "one, with all 9 operations"),
+        (
+            {"partitions": partitions(count=2, undelegated=[[4, "HARD_SWISH"], [7, "HARD_SWISH"]])},
+            "warning",
+            "2; outside XNNPACK: 2 HARD_SWISH",
+        ),
+        ({"partitions": partitions(count=0, delegated_ops=0, refused="no")}, "bad", "XNNPACK refuses"),
+        ({"op_counts": {"QLinearConv": 3}, "float_ops": {"Conv": 2}}, "warning", "2 Conv left in float"),
+        ({"op_counts": {"QLinearConv": 3}, "float_ops": {}}, "good", "nothing left in float"),
+    ],
+)
+def test_structure(tmp_path: Path, given: dict[str, Any], status: str, text: str) -> None:
+    model = files.structure("m.tflite", **given)
+    measured = files.benchmark(files.latency("m.tflite", "xnnpack", [1, 2, 3]), models=[model])
+    (verdict,) = report(tmp_path, measured).verdicts
+    assert verdict.status == status and text in verdict.text
+
+
+@pytest.mark.parametrize(
+    ("severity", "status", "counted"),
+    [("error", "bad", "1 error,"), ("warning", "warning", "1 warning,"), ("note", "good", "1 note")],
+)
+def test_lint(tmp_path: Path, severity: str, status: str, counted: str) -> None:
+    (verdict,) = report(tmp_path, files.lint(severity=severity)).verdicts
+    assert verdict.status == status and counted in verdict.text
+    assert ("dead-scale" in verdict.text) == (severity != "note")
+
+
+def test_table_4_stands_beside_what_was_measured_and_predicted(tmp_path: Path) -> None:
+    made = report(tmp_path, files.evaluation(-0.01, -0.02, 0.0), files.prediction())
+    paper, *_, measured, predicted = rows(made, "paper")
+    # Table 3: 75.2 in float; Table 4: 73.8, and 57 ms on a Pixel 1.
+    assert (paper["network"], paper["top1_percent"], paper["pixel1_ms"]) == ("V3-Large 1.0", 73.8, 57)
+    assert paper["top1_change_points"] == pytest.approx(-1.4)
+    assert (measured["network"], measured["source"]) == ("int8.tflite", "measured, 200 images")
+    assert measured["top1_change_points"] == Estimate(-1.0, -2.0, 0.0)
+    assert (predicted["network"], predicted["pixel1_ms"]) == ("RUN", Estimate(21.4, 18.2, 25.1))
+
+
+def test_table_5_takes_float_predictions_only(tmp_path: Path) -> None:
+    made = report(tmp_path, files.prediction("relu", "float32"), files.prediction("int", "int8"))
+    five = rows(made, "paper", 1)
+    assert [row["network"] for row in five if row["source"] == "predicted"] == ["relu"]
+    assert next(row for row in five if row["network"] == "ReLU")["pixel1_ms"] == 59
+
+
+def test_sections_without_data_name_their_command(tmp_path: Path) -> None:
+    made = report(tmp_path, files.lint())
+    assert [section.id for section in made.sections] == ["lint", "provenance"]
+    commands = " ".join(missing.command for missing in made.missing)
+    for command in ("eval", "bench", "sensitivity", "predict"):
+        assert f"qmnv3 {command}" in commands
+    assert len(made.missing) == 9
+
+
+def test_inputs_of_different_commits_are_noticed(tmp_path: Path) -> None:
+    other = files.prediction()
+    other["environment"] = {**files.ENVIRONMENT, "git_commit": "f" * 40}
+    (note,) = next(s for s in report(tmp_path, files.lint(), other).sections if s.id == "provenance").notes
+    assert note == "The inputs were made with 2 different commits of qmnv3."

@@ -1,0 +1,119 @@
+"""What other commands write as JSON, made by hand: every figure in it is chosen, none measured."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+ENVIRONMENT = {
+    "created": "2026-01-02T03:04:05+00:00",
+    "python": "3.11.7",
+    "versions": {"qmnv3": "0.1.0", "torch": None},
+    "platform": "Linux",
+    "cpu": "Some Processor",
+    "git_commit": "0123456789abcdef0123456789abcdef01234567",
+}
+
+
+def interval(estimate: float, low: float | None, high: float | None) -> dict[str, Any]:
+    return {"estimate": estimate, "low": low, "high": high}
+
+
+def evaluation(change: float, low: float, high: float, model: str = "int8.tflite") -> dict[str, Any]:
+    """`model` against float.tflite; the change and its interval are shares."""
+    return {
+        "command": "eval",
+        "data": "photos/val",
+        "images": 200,
+        "models": [
+            {"path": model, "runtime": "LiteRT xnnpack"},
+            {"path": "float.tflite", "runtime": "LiteRT xnnpack"},
+        ],
+        "top1": interval(0.7, 0.65, 0.75),
+        "top5": interval(0.9, 0.85, 0.95),
+        "against": {
+            "top1": interval(0.7 - change, 0.6, 0.8),
+            "top5": interval(0.9, 0.85, 0.95),
+            "difference": {**interval(change, low, high), "p_value": 0.5},
+            "agreement": interval(0.96, 0.9, 0.99),
+            "mean_kl_nats": 0.0123,
+        },
+        "environment": ENVIRONMENT,
+    }
+
+
+def latency(path: str, runtime: str, samples_us: list[float], **other: Any) -> dict[str, Any]:
+    """Three samples: the middle one is the median."""
+    return {
+        "path": path,
+        "runtime": runtime,
+        "p50_us": samples_us[1],
+        "p90_us": samples_us[2],
+        "min_us": samples_us[0],
+        "verdict": "steady",
+        "latency_us": samples_us,
+        "memory_mb": None,
+        "profile": None,
+        **other,
+    }
+
+
+def structure(path: str, **other: Any) -> dict[str, Any]:
+    known = {"path": path, "size_bytes": 3_000_000, "op_counts": {"CONV_2D": 3}}
+    unknown = dict.fromkeys(("macs", "bytes_moved", "arena_bytes", "partitions", "float_ops"))
+    return {**known, **unknown, **other}
+
+
+def benchmark(*latencies: dict[str, Any], **other: Any) -> dict[str, Any]:
+    return {
+        "command": "bench",
+        "threads": 1,
+        "device": {"kind": "host"},
+        "latencies": latencies,
+        "refusals": [],
+        "models": [],
+        "notes": [],
+        "environment": ENVIRONMENT,
+        **other,
+    }
+
+
+def sensitivity(site: str = "features.0") -> dict[str, Any]:
+    row = {
+        "site": site,
+        "kind": "activation",
+        "images": 60,
+        "sqnr_db": 20.5,
+        "kl_added": interval(0.01, 0.005, 0.015),
+        "predicted_kl": 0.002,
+    }
+    weight = {**row, "kind": "weight", "kl_added": interval(-0.001, -0.002, 0.0), "predicted_kl": None}
+    return {
+        "command": "sensitivity",
+        "model": "small",
+        "images": 60,
+        "kl": interval(0.05, 0.03, 0.07),
+        "agreement": interval(0.9, 0.8, 0.95),
+        "rows": [{**row, "mode": "one"}, {**weight, "mode": "one"}, {**row, "mode": "all_but_one"}],
+        "recipe": {"level": 2},
+        "environment": ENVIRONMENT,
+    }
+
+
+def prediction(path: str = "RUN", precision: str = "int8") -> dict[str, Any]:
+    phone = {"device": "Pixel 1", "predicted_ms": 21.4, "interval_ms": [18.2, 25.1]}
+    model = {"path": path, "precision": precision, "macs": 56_500_000, "bytes_moved": 10, "weight_bytes": 10}
+    predicted = [{**phone, "fitted_to": 4, "coverage": 0.8}]
+    models = [{**model, "predicted": predicted, "notes": ["read the interval"]}]
+    return {"command": "predict", "models": models, "environment": ENVIRONMENT}
+
+
+def lint(path: str = "int8.tflite", severity: str = "warning") -> dict[str, Any]:
+    finding = {"rule": "dead-scale", "severity": severity, "effect": "accuracy", "where": "op 3 CONV_2D"}
+    findings = [{**finding, "what": "scale 1e-9", "why": "because", "fix": "calibrate again"}]
+    models = [{"path": path, "findings": findings}]
+    return {"command": "lint", "models": models, "environment": ENVIRONMENT}
+
+
+def write(path: Path, value: Any) -> Path:
+    path.write_text(json.dumps(value), encoding="utf-8")
+    return path
