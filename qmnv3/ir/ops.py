@@ -144,6 +144,15 @@ class HardSigmoid:
     output: str
 
 
+@dataclass(frozen=True)
+class Logistic:
+    """1 / (1 + exp(-x)), in int8 onto scale 1/256 and zero point -128; x times it is swish. inputs: (x,)."""
+
+    name: str
+    inputs: tuple[str, ...]
+    output: str
+
+
 Op = (
     Quantize
     | Dequantize
@@ -157,5 +166,6 @@ Op = (
     | Flatten
     | HardSwish
     | HardSigmoid
+    | Logistic
 )
 OP_KINDS: dict[str, type[Op]] = {kind.__name__: kind for kind in get_args(Op)}

@@ -19,6 +19,7 @@ from qmnv3.ir import (
     DepthwiseConv2d,
     HardSigmoid,
     HardSwish,
+    Logistic,
     Mul,
     Op,
     QParams,
@@ -37,10 +38,10 @@ HARD_SIGMOID_LEVELS = {"int8": 256, "int16": 32768}
 def lower_hard_activations(graph: QuantGraph, keep: tuple[type[Op], ...] = ()) -> QuantGraph:
     """Replace every HardSwish and HardSigmoid of an integer graph by ADD (or depthwise) and MUL.
 
-    int8 operations of the kinds in `keep` stay as they are; a HardSwish that stays needs its input declared
-    at true size, so what feeds it is never declared larger.
+    int8 operations of the kinds in `keep` stay as they are; like a sigmoid, a HardSwish that stays needs its
+    input declared at true size, so what feeds it is never declared larger.
     """
-    rewriter = _Rewriter(graph, keep)
+    rewriter = _Rewriter(graph, (*keep, Logistic))
     for op in graph.ops:
         rewriter.visit(op)
     return replace(graph, tensors=rewriter.tensors, ops=tuple(rewriter.ops))

@@ -6,7 +6,7 @@
 | tflite-builtin | HARD_SWISH op; hard-sigmoid as ADD  | SAME or VALID, else PAD | built in              |
 | ort            | ADD and MUL: QLinearAdd, QLinearMul | explicit                | refused               |
 
-int16 h-swish is ADD and MUL everywhere: there is no 16-bit HARD_SWISH.
+int16 h-swish is ADD and MUL everywhere: there is no 16-bit HARD_SWISH. Swish is a sigmoid and MUL everywhere.
 Float graphs keep h-swish as an operation; TFLite has none for hard-sigmoid, so it becomes relu6(x + 3) / 6.
 """
 

@@ -1,8 +1,8 @@
-"""Hard-sigmoid and h-swish from int8 to int8 with integer arithmetic only.
+"""Hard-sigmoid and h-swish from int8 to int8 with integer arithmetic only, and the sigmoid as a table.
 
 MobileNetV3, section 5.2, replaces the sigmoid by `relu6(x + 3) / 6` so that quantized networks need none:
 `hard_sigmoid(x) = relu6(x + 3) / 6` and `hard_swish(x) = x * relu6(x + 3) / 6`. An int8 input has 256 values,
-so each function is computed once for all of them and looked up.
+so each function is computed once for all of them and looked up. The runtimes do so with the sigmoid too.
 """
 
 from collections.abc import Callable
@@ -24,8 +24,7 @@ from qmnv3.reference.requantize import to_grid
 
 Int8Array = npt.NDArray[np.int8]
 
-HARD_SIGMOID_SCALE = 1 / 256
-HARD_SIGMOID_ZERO_POINT = -128
+SIGMOID_QPARAMS = QParams.per_tensor(1 / 256, -128)
 # A 9-bit input shifted by this fits int32, and the first of the two roundings happens far below one step.
 HARD_SIGMOID_LEFT_SHIFT = 20
 INT16_MIN, INT16_MAX = -(2**15), 2**15 - 1
@@ -72,6 +71,21 @@ def hard_swish_i8(q: Int8Array, input_qparams: QParams, output_qparams: QParams)
         preshift = np.sign(product) * (np.abs(product) >> Q15_BITS)
         rescaled = rounding_divide_by_pot(preshift, -output_shift)
         return to_grid(rescaled, output_qparams, -128, 127)
+
+    return _lookup(q, input_qparams, function)
+
+
+def logistic_i8(q: Int8Array, input_qparams: QParams) -> Int8Array:
+    """1 / (1 + exp(-x)) on the fixed output grid: scale 1/256, zero point -128.
+
+    LiteRT and XNNPACK fill their tables in float32, each with an exp of its own: of a million entries about
+    four lie so near a tie that these differ by one step from this, and from one another.
+    """
+
+    def function(x: IntArray) -> Int8Array:
+        real = (x.astype(np.float32) * input_qparams.scale).astype(np.float64)
+        sigmoid = 0.5 + 0.5 * np.tanh(0.5 * real)  # exp would overflow
+        return SIGMOID_QPARAMS.quantize(sigmoid).astype(np.int8)
 
     return _lookup(q, input_qparams, function)
 

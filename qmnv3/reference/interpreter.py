@@ -14,6 +14,7 @@ from qmnv3.ir import (
     Flatten,
     HardSigmoid,
     HardSwish,
+    Logistic,
     Mean,
     Mul,
     Op,
@@ -22,12 +23,7 @@ from qmnv3.ir import (
     QuantGraph,
     Quantize,
 )
-from qmnv3.reference.activations import (
-    HARD_SIGMOID_SCALE,
-    HARD_SIGMOID_ZERO_POINT,
-    hard_sigmoid_i8,
-    hard_swish_i8,
-)
+from qmnv3.reference.activations import SIGMOID_QPARAMS, hard_sigmoid_i8, hard_swish_i8, logistic_i8
 from qmnv3.reference.conv import conv2d, depthwise_conv2d
 from qmnv3.reference.elementwise import add, mul
 from qmnv3.reference.pooling import mean
@@ -99,19 +95,17 @@ def _execute(op: Op, graph: QuantGraph, values: Mapping[str, Array], how: Semant
             raise GraphError(
                 f"{op.name}: {type(op).__name__} has no int16 arithmetic of its own; lower the graph first"
             )
+        case HardSigmoid() | Logistic() if output != SIGMOID_QPARAMS:
+            raise GraphError(
+                f"{op.name}: {type(op).__name__} output must have scale 1/256 and zero point -128 in int8, "
+                f"not {output.scale:.6g} and {output.zero_point}"
+            )
         case HardSwish():
             return hard_swish_i8(x[0], first, output)
         case HardSigmoid():
-            _check_hard_sigmoid_grid(op, output)
             return hard_sigmoid_i8(x[0], first)
-
-
-def _check_hard_sigmoid_grid(op: HardSigmoid, output: QParams) -> None:
-    if float(output.scale) != HARD_SIGMOID_SCALE or int(output.zero_point) != HARD_SIGMOID_ZERO_POINT:
-        raise GraphError(
-            f"{op.name}: hard-sigmoid output must have scale 1/256 and zero point -128, "
-            f"not {output.scale:.6g} and {output.zero_point}"
-        )
+        case Logistic():
+            return logistic_i8(x[0], first)
 
 
 def _grid(graph: QuantGraph, op: Op, name: str) -> QParams:

@@ -15,6 +15,7 @@ from qmnv3.ir import (
     Flatten,
     HardSigmoid,
     HardSwish,
+    Logistic,
     Mean,
     Metadata,
     Mul,
@@ -146,7 +147,7 @@ class Network:
 
 
 def tiny_mobilenet(quantized: bool, seed: int = 0) -> QuantGraph:
-    """Every operation of a MobileNetV3: stem, two blocks with h-swish, SE and a residual, and the head."""
+    """Every operation of a MobileNetV3: stem, two blocks with h-swish, SE and a residual, head with swish."""
     net = Network(quantized, seed)
     x = net.hswish("stem.act", net.conv("stem", net.image(), SIGNED, 16, 3, 2))
     y = net.conv("a.expand", x, POSITIVE, 24, activation="relu")
@@ -159,6 +160,8 @@ def tiny_mobilenet(quantized: bool, seed: int = 0) -> QuantGraph:
     y = net.append(Add("b.add", (y, shift), "b.add", "relu"), SIGNED)
     y = net.append(Mean("pool", (y,), "pool"), SIGNED)
     y = net.hswish("head.act", net.conv("head", y, SIGNED, 32, per_channel=False))
+    gate = net.append(Logistic("classifier.gate", (y,), "classifier.gate"), UNIT_INTERVAL)
+    y = net.append(Mul("classifier.swish", (y, gate), "classifier.swish"), (0.02, -100))
     y = net.conv("classifier", y, SIGNED, 10)
     return net.finish(net.append(Flatten("flatten", (y,), "flatten"), SIGNED))
 
@@ -183,6 +186,7 @@ def torch_operation(graph: QuantGraph, op: Op, inputs: list[torch.Tensor]) -> to
     if isinstance(op, Mean):
         return inputs[0].mean((2, 3), keepdim=True)
     functions = {Flatten: lambda t: t.flatten(1), HardSwish: F.hardswish, HardSigmoid: F.hardsigmoid}
+    functions[Logistic] = torch.sigmoid
     return functions.get(type(op), lambda t: t)(inputs[0])
 
 

@@ -26,7 +26,7 @@ from qmnv3.export.onnx_qdq import build_onnx, read_metadata, write_onnx
 from qmnv3.ir import Add, Conv2d, HardSigmoid, HardSwish, Metadata, Mul, Op, QParams, QuantGraph, Tensor
 from qmnv3.preprocessing import Preprocessing
 
-INTEGER_KERNELS = {"QLinearConv", "QLinearAdd", "QLinearMul", "QLinearGlobalAveragePool"}
+INTEGER_KERNELS = {"QLinearConv", "QLinearAdd", "QLinearMul", "QLinearGlobalAveragePool", "QLinearSigmoid"}
 MOVING_KERNELS = {"Transpose", "Flatten", "Reshape", "Pad", "Clip"}
 # Accumulation order of float32 sums of at most 400 terms of size about 1.
 FLOAT_TOLERANCE = 1e-4
@@ -118,6 +118,7 @@ def test_onnxruntime_runs_everything_in_integer_kernels(tmp_path: Path) -> None:
     assert kinds["QLinearConv"] == expected["Conv2d"] + expected["DepthwiseConv2d"]
     assert (kinds["QLinearAdd"], kinds["QLinearMul"]) == (expected["Add"], expected["Mul"])
     assert kinds["QLinearGlobalAveragePool"] == expected["Mean"]
+    assert kinds["QLinearSigmoid"] == expected["Logistic"] == 1
     assert (kinds["QuantizeLinear"], kinds["DequantizeLinear"]) == (1, 1)
     assert set(kinds) <= INTEGER_KERNELS | MOVING_KERNELS | {"QuantizeLinear", "DequantizeLinear"}
 

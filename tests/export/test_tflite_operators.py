@@ -16,7 +16,7 @@ from tflite_sketch import (
 )
 
 from qmnv3.export.tflite import build_tflite
-from qmnv3.ir import Dequantize, Flatten, HardSwish, Mean, Op, Pad, Padding, QuantGraph, Quantize
+from qmnv3.ir import Dequantize, Flatten, HardSwish, Logistic, Mean, Op, Pad, Padding, QuantGraph, Quantize
 
 FLOAT_TOLERANCE = 1e-5  # summation order of float kernels; values here are below 10
 
@@ -44,6 +44,7 @@ CASES: dict[str, Case] = {
     "pad": lambda s: s.unary(Pad, s.image(1, 4, 5, 3), padding=Padding(1, 2, 3, 4)),
     "flatten": lambda s: s.unary(Flatten, s.image(1, 1, 1, 12)),
     "hard swish": lambda s: s.unary(HardSwish, s.image(1, 6, 6, 8, low=-5.0)),
+    "sigmoid": lambda s: s.unary(Logistic, s.image(1, 6, 6, 8, low=-9.0)),
 }  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from qmnv3.ir import (
     Dequantize,
     Flatten,
     HardSwish,
+    Logistic,
     Mean,
     Metadata,
     Mul,
@@ -59,6 +60,8 @@ def torch_result(op: Op, inputs: list[np.ndarray]) -> np.ndarray:
             y = x.flatten(1)
         case HardSwish():
             y = F.hardswish(x)
+        case Logistic():
+            y = torch.sigmoid(x)
         case Quantize() | Dequantize():
             y = x
     low, high = CLAMP[getattr(op, "activation", "none")]
@@ -173,6 +176,8 @@ class Sketch:
         dtype = dtype or ("float32" if isinstance(op, Dequantize) or not self.quantized else "int8")
         if isinstance(op, Pad | Flatten):
             qparams = ins[0].qparams
+        elif isinstance(op, Logistic) and self.quantized:
+            qparams = QParams.per_tensor(1 / 256, -128)  # TFLite's own
         else:
             qparams = None if dtype == "float32" else asymmetric(values, dtype)
         self.ops.append(op)

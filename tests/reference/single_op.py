@@ -12,6 +12,7 @@ from qmnv3.ir import (
     Dequantize,
     Flatten,
     HardSwish,
+    Logistic,
     Mean,
     Mul,
     Op,
@@ -261,6 +262,12 @@ def hard_swish(rng: Rng) -> Case:
     return Case(one_op(HardSwish("op", ("x",), "y"), [x], output), {"x": every_input})
 
 
+def logistic(rng: Rng) -> Case:
+    every_input = np.arange(-128, 128).astype(np.int8).reshape(1, 16, 16, 1)
+    x = Tensor("x", every_input.shape, "int8", random_grid(rng, 10 ** rng.uniform(-5, 2)))
+    return Case(one_op(Logistic("op", ("x",), "y"), [x], grid(1 / 256, -128)), {"x": every_input})
+
+
 CASES: dict[str, Callable[[Rng], Case]] = {
     "Conv2d": lambda rng: convolution(Conv2d, rng),
     "Conv2d near ties": convolution_near_ties,
@@ -278,6 +285,7 @@ CASES: dict[str, Callable[[Rng], Case]] = {
     "Pad": pad,
     "Flatten": flatten,
     "HardSwish": hard_swish,
+    "Logistic": logistic,
 }
 # LiteRT keeps these from the delegate; under `xnnpack` its own kernels run them.
 NOT_DELEGATED = ("Quantize int8 to uint8 and back", "HardSwish")

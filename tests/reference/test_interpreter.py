@@ -10,6 +10,7 @@ from qmnv3.ir import (
     Dequantize,
     HardSigmoid,
     HardSwish,
+    Logistic,
     Mean,
     Mul,
     Op,
@@ -128,10 +129,11 @@ def test_a_float_graph_is_refused() -> None:
         run(graph, {"x": np.zeros(SHAPE, np.float32)}, "tflite")
 
 
-def test_a_hard_sigmoid_on_another_grid_is_refused() -> None:
+@pytest.mark.parametrize("kind", [HardSigmoid, Logistic])
+def test_a_sigmoid_on_another_grid_is_refused(kind: type[HardSigmoid] | type[Logistic]) -> None:
     graph = assemble(
         [Tensor("x", SHAPE, "int8", grid(0.05, 0))],
-        [(HardSigmoid("gate", ("x",), "y"), grid(1 / 128, -128), "int8")],
+        [(kind("gate", ("x",), "y"), grid(1 / 128, -128), "int8")],
     )
-    with pytest.raises(GraphError, match=r"gate: hard-sigmoid output must have scale 1/256"):
+    with pytest.raises(GraphError, match=f"gate: {kind.__name__} output must have scale 1/256"):
         run(graph, {"x": np.zeros(SHAPE, np.int8)}, "tflite")

@@ -16,6 +16,7 @@ from qmnv3.ir import (
     Flatten,
     HardSigmoid,
     HardSwish,
+    Logistic,
     Mean,
     Mul,
     Op,
@@ -124,6 +125,10 @@ def _flatten(assembly: Assembly, op: Flatten) -> None:
     assembly.node("Flatten", [op.inputs[0]], op.output, axis=1)
 
 
+def _logistic(assembly: Assembly, op: Logistic) -> None:
+    _compute(assembly, op, "Sigmoid", [assembly.read(op.inputs[0])])
+
+
 def _hard_swish(assembly: Assembly, op: HardSwish) -> None:
     _float_only(assembly, op)
     assembly.node("HardSwish", [op.inputs[0]], op.output)
@@ -195,6 +200,7 @@ _WRITERS: dict[type[Op], Callable[[Assembly, Any], None]] = {
     Mean: _mean,
     Pad: _pad,
     Flatten: _flatten,
+    Logistic: _logistic,
     HardSwish: _hard_swish,
     HardSigmoid: _hard_sigmoid,
 }

@@ -17,6 +17,7 @@ from qmnv3.ir import (
     Flatten,
     HardSigmoid,
     HardSwish,
+    Logistic,
     Mean,
     Mul,
     Op,
@@ -101,6 +102,8 @@ def _encode(op: Op, inputs: Sequence[Tensor]) -> tuple[str, Any, Operand | None]
             return "RESHAPE", None, Operand("shape", (-1, inputs[0].shape[3]))
         case HardSwish():
             return "HARD_SWISH", schema.HardSwishOptionsT(), None
+        case Logistic():
+            return "LOGISTIC", None, None
         case Quantize():
             return "QUANTIZE", schema.QuantizeOptionsT(), None
         case Cast():

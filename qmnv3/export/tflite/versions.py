@@ -16,6 +16,7 @@ _INT8_VERSION = {
     "MUL": 2,
     "MEAN": 2,
     "PAD": 2,
+    "LOGISTIC": 2,
     "DEQUANTIZE": 2,
     "CAST": 3,
 }
@@ -54,6 +55,8 @@ _OLDEST_RUNTIME = {
     ("PAD", 3): (2, 4, 0),
     ("RESHAPE", 1): (1, 5, 0),
     ("HARD_SWISH", 1): (1, 15, 0),
+    ("LOGISTIC", 1): (1, 14, 0),
+    ("LOGISTIC", 2): (1, 14, 0),
     ("QUANTIZE", 1): (1, 14, 0),
     ("QUANTIZE", 2): (1, 15, 0),
     ("CAST", 3): (2, 8, 0),
