@@ -3,7 +3,7 @@
 A channel may be made a times larger where a layer makes it and divided by a where a layer reads it: through
 ReLU, average pooling, residual sums (all summands alike), the gating of squeeze-and-excite, and h-swish,
 whose gate then divides by a itself (`QuantHardswish.equalize`); without such a gate it is exact only where
-h-swish is linear (x >= 3). ReLU6 and the network's output stay as is.
+h-swish is linear (x >= 3). ReLU6, the network's output and what a sigmoid reads (swish) stay as they are.
 Sources: Nagel et al. 2019 (Data-Free Quantization), section 4.1, for ReLU; the rest follows from the algebra.
 """
 
@@ -66,7 +66,8 @@ def scale_groups(prepared: fx.GraphModule) -> tuple[ScaleGroup, ...]:
     for site in sites:
         for name in _scaled_with(site, by_name):
             root[find(site.name)] = find(name)
-        if site.kind == "mul" and len(_scaled_with(site, by_name)) != 1:
+        reads_as_is = site.kind in ("hard_sigmoid", "logistic")
+        if reads_as_is or (site.kind == "mul" and len(_scaled_with(site, by_name)) != 1):
             rigid |= {site.name, *site.inputs}
     rigid_roots = {find(name) for name in rigid}
     members: dict[str, list[Site]] = {}
@@ -86,7 +87,7 @@ def _group(tensors: Sequence[Site], sites: Sequence[Site]) -> ScaleGroup:
 
 
 def _rigid(site: Site) -> bool:
-    return site.kind in ("input", "hard_sigmoid") or site.fake_quant.fixed or site.activation == "relu6"
+    return site.fake_quant.fixed or site.activation == "relu6"
 
 
 def _scaled_with(site: Site, by_name: dict[str, Site]) -> tuple[str, ...]:

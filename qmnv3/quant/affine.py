@@ -12,11 +12,11 @@ INT16_MIN, INT16_MAX = -32768, 32767
 INT4_MAX = 7
 _TINY = float(np.finfo(np.float32).tiny)
 
-# Hard-sigmoid lives in [0, 1): scale 1/256 as TFLite fixes for LOGISTIC, so its multiply needs no range.
-HARD_SIGMOID_QPARAMS = QParams.per_tensor(1 / 256, -128)
+# Sigmoid and hard-sigmoid live in [0, 1): scale 1/256 as TFLite fixes for LOGISTIC; no range is needed.
+SIGMOID_QPARAMS = QParams.per_tensor(1 / 256, -128)
 # The gate relu6(x + 3) of h-swish must reach 6 exactly (the identity for x >= 3), hence 255 steps.
 HARD_SWISH_GATE_QPARAMS = QParams.per_tensor(6 / 255, -128)
-# The same two where the tensor is int16, whose zero point is always 0.
+# Hard-sigmoid and the gate where the tensor is int16, whose zero point is always 0.
 HARD_SIGMOID_INT16_QPARAMS = QParams.per_tensor(1 / 32768, 0, INT16_MIN, INT16_MAX)
 HARD_SWISH_GATE_INT16_QPARAMS = QParams.per_tensor(6 / 32767, 0, INT16_MIN, INT16_MAX)
 

@@ -17,6 +17,7 @@ from qmnv3.ir import (
     Flatten,
     HardSigmoid,
     HardSwish,
+    Logistic,
     Mean,
     Metadata,
     Mul,
@@ -53,10 +54,11 @@ def convert(prepared: fx.GraphModule, metadata: Metadata, precision: Precision =
     return builder.finish(output_site(prepared), metadata)
 
 
-_UNARY: dict[str, type[Mean | HardSwish | HardSigmoid]] = {
+_UNARY: dict[str, type[Mean | HardSwish | HardSigmoid | Logistic]] = {
     "mean": Mean,
     "hard_swish": HardSwish,
     "hard_sigmoid": HardSigmoid,
+    "logistic": Logistic,
 }
 
 
@@ -85,7 +87,7 @@ class _Builder:
         op: Op | None = None
         if site.kind in ("add", "mul"):
             op = (Add if site.kind == "add" else Mul)(name, inputs, name, activation)
-        elif site.kind in ("mean", "hard_swish", "hard_sigmoid"):
+        elif site.kind in _UNARY:
             op = _UNARY[site.kind](name, inputs, name)
         self._add_activation(name, _nhwc(site.output_shape), qparams)
         if op is not None:

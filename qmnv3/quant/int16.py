@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from qmnv3.errors import PrepareError
-from qmnv3.ir import Conv2d, DepthwiseConv2d, Mean, Op, QParams, Quantize, Tensor
+from qmnv3.ir import Conv2d, DepthwiseConv2d, Logistic, Mean, Op, QParams, Quantize, Tensor
 from qmnv3.quant.affine import INT16_MAX, INT16_MIN
 
 # |q - zero_point| of int8 is at most 255, so an int8 grid 128 times finer still fits int16.
@@ -24,7 +24,7 @@ def run_in_int16(tensors: dict[str, Tensor], ops: Sequence[Op]) -> tuple[dict[st
     """Insert Quantize operations so that each operation has all its activations in int8 or all in int16.
 
     `x.wide` is int8 tensor x in int16, `y.fine` what is rounded to int8 tensor y. Without int16 nothing
-    changes. Raises PrepareError for an average over more pixels than LiteRT can sum.
+    changes. Raises PrepareError for a sigmoid and for an average over more pixels than LiteRT can sum.
     """
     rewriter = _Rewriter(dict(tensors))
     for op in ops:
@@ -42,6 +42,10 @@ class _Rewriter:
         if "int16" not in {self.tensors[name].dtype for name in (*read, op.output)}:
             self.ops.append(op)
             return
+        if isinstance(op, Logistic):
+            raise PrepareError(
+                f"{op.name}: a sigmoid runs in 8 bits only; keep {op.inputs[0]} and {op.output} int8"
+            )
         if isinstance(op, Mean):
             self._check_sum(op)
         inputs = (*(self._widened(name) for name in read), *op.inputs[len(read) :])

@@ -8,7 +8,7 @@ from torch import fx, nn
 
 from qmnv3.errors import PrepareError
 from qmnv3.preprocessing import Preprocessing
-from qmnv3.quant.affine import HARD_SIGMOID_QPARAMS, asymmetric_qparams
+from qmnv3.quant.affine import SIGMOID_QPARAMS, asymmetric_qparams
 from qmnv3.quant.fake_quant import FakeQuantize, QuantHardswish, QuantWeight, WeightBits
 from qmnv3.quant.fold import Norm, fold_all
 from qmnv3.quant.sites import Kind, fused_activation, kind_of, source_fake_quant
@@ -27,8 +27,8 @@ def prepare(
     """Trace a copy of `model`, fold BatchNorm, and insert FakeQuantize modules (all switched off).
 
     The result computes what `model` does in eval mode until fake-quant is enabled. The input's grid covers
-    every pixel value `preprocessing` can produce; hard-sigmoid's is fixed at scale 1/256, zero point -128.
-    Weights take 255 levels, or with 4 `bits` 15.
+    every pixel value `preprocessing` can produce; those of sigmoid and hard-sigmoid have scale 1/256, zero
+    point -128. Weights take 255 levels, or with 4 `bits` 15.
     Raises PrepareError naming the node for an operation the integer graph cannot hold, and for NaN weights.
     """
     _check_weights(model)
@@ -64,7 +64,7 @@ def prepare(
 def _fake_quant_for(kind: Kind, name: str, preprocessing: Preprocessing) -> FakeQuantize:
     if kind == "input":
         return FakeQuantize(INPUT_SITE, asymmetric_qparams(*preprocessing.input_range))
-    return FakeQuantize(name, HARD_SIGMOID_QPARAMS if kind == "hard_sigmoid" else None)
+    return FakeQuantize(name, SIGMOID_QPARAMS if kind in ("hard_sigmoid", "logistic") else None)
 
 
 def _site_names(graph: fx.Graph) -> dict[fx.Node, str]:

@@ -15,7 +15,18 @@ from qmnv3.quant.fold import Norm, Normal
 from qmnv3.quant.trace import shape
 
 Kind = Literal[
-    "input", "layer", "add", "mul", "mean", "hard_swish", "hard_sigmoid", "relu", "relu6", "flatten", "output"
+    "input",
+    "layer",
+    "add",
+    "mul",
+    "mean",
+    "hard_swish",
+    "hard_sigmoid",
+    "logistic",
+    "relu",
+    "relu6",
+    "flatten",
+    "output",
 ]
 FusedActivation = Literal["none", "relu", "relu6", "hard_sigmoid"]
 
@@ -28,6 +39,7 @@ _MODULES: dict[type[nn.Module], Kind] = {
     nn.Hardswish: "hard_swish",
     QuantHardswish: "hard_swish",
     nn.Hardsigmoid: "hard_sigmoid",
+    nn.Sigmoid: "logistic",
     nn.AdaptiveAvgPool2d: "mean",
     nn.Flatten: "flatten",
 }
@@ -45,6 +57,8 @@ _FUNCTIONS: dict[Callable[..., Any], Kind] = {
     F.relu6: "relu6",
     F.hardswish: "hard_swish",
     F.hardsigmoid: "hard_sigmoid",
+    F.sigmoid: "logistic",
+    torch.sigmoid: "logistic",
     F.adaptive_avg_pool2d: "mean",
 }
 _METHODS: dict[str, Kind] = {
@@ -53,6 +67,7 @@ _METHODS: dict[str, Kind] = {
     "mean": "mean",
     "flatten": "flatten",
     "relu": "relu",
+    "sigmoid": "logistic",
 }
 _FUSABLE: dict[Kind, tuple[FusedActivation, ...]] = {
     "layer": ("relu", "relu6", "hard_sigmoid"),
@@ -119,8 +134,8 @@ def kind_of(node: fx.Node, modules: dict[str, nn.Module]) -> Kind:
     if found is None:
         raise PrepareError(
             f"{node.name}: {described} cannot be quantized; use one of Conv2d, Linear, BatchNorm2d "
-            "after a convolution, ReLU, ReLU6, Hardswish, Hardsigmoid, add, mul, global average pooling, "
-            "flatten instead"
+            "after a convolution, ReLU, ReLU6, Hardswish, Hardsigmoid, SiLU, Sigmoid, add, mul, "
+            "global average pooling, flatten instead"
         )
     return found
 

@@ -4,6 +4,7 @@ import operator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import fx, nn
 
 from qmnv3.errors import PrepareError
@@ -35,8 +36,8 @@ _PASS_THROUGH = (nn.Dropout, nn.Dropout2d, nn.Identity)
 def trace(model: nn.Module, resolution: int) -> fx.GraphModule:
     """Trace `model` in eval mode on one [1, 3, resolution, resolution] image; shapes go to node.meta.
 
-    Dropout and Identity are removed. Raises PrepareError for control flow that depends on data and for
-    a model that cannot take such an image.
+    Dropout and Identity are removed, swish becomes a sigmoid and a product. Raises PrepareError for control
+    flow that depends on data and for a model that cannot take such an image.
     """
     model = model.eval()
     try:
@@ -50,6 +51,7 @@ def trace(model: nn.Module, resolution: int) -> fx.GraphModule:
     module = fx.GraphModule(model, graph)
     _remove_pass_through(module)
     _remove_in_place(module)
+    _split_swish(module)
     recorder = _ShapeRecorder(module)
     recorder.extra_traceback = False
     try:
@@ -88,6 +90,26 @@ def _remove_in_place(module: fx.GraphModule) -> None:
         node.target = _OUT_OF_PLACE.get(node.target, node.target)
         if node.kwargs.get("inplace"):
             node.kwargs = {**node.kwargs, "inplace": False}
+    module.recompile()
+
+
+def _split_swish(module: fx.GraphModule) -> None:
+    """Make each SiLU x * sigmoid(x): runtimes have no such operation, and each tensor has its grid."""
+    modules = dict(module.named_modules())
+    for node in list(module.graph.nodes):
+        called = modules[str(node.target)] if node.op == "call_module" else None
+        if not isinstance(called, nn.SiLU) and node.target is not F.silu:
+            continue
+        (x,) = node.all_input_nodes
+        with module.graph.inserting_before(node):
+            sigmoid = module.graph.create_node(
+                "call_function", torch.sigmoid, (x,), name=f"{node.name}_sigmoid"
+            )
+            swish = module.graph.create_node(
+                "call_function", torch.mul, (x, sigmoid), name=f"{node.name}_swish"
+            )
+        node.replace_all_uses_with(swish)
+        module.graph.erase_node(node)
     module.recompile()
 
 

@@ -42,6 +42,24 @@ class Residual(nn.Module):
         return self.head(self.pool(x)).flatten(1)
 
 
+class Gated(nn.Module):
+    """Multiplies a tensor by `gate` of an h-swish, which is an operation of its own there."""
+
+    def __init__(self, gate: nn.Module) -> None:
+        super().__init__()
+        self.a, self.activation, self.gate, self.b = (
+            nn.Conv2d(3, 4, 1),
+            nn.Hardswish(),
+            gate,
+            nn.Conv2d(3, 4, 1),
+        )
+        self.pool, self.head = nn.AdaptiveAvgPool2d(1), nn.Conv2d(4, 5, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        gate = self.gate(self.activation(self.a(x)))
+        return self.head(self.pool(self.b(x) * gate)).flatten(1)
+
+
 class Product(nn.Module):
     """Multiplies two tensors, neither of which is a gate in [0, 1]."""
 
@@ -66,6 +84,9 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "large, ReLU": lambda: built_in("large", "relu"),
     "small, h-swish": lambda: built_in("small", "hswish"),
     "large, h-swish from 112": lambda: built_in("large", "hswish@112"),
+    "small, swish from 40": lambda: built_in("small", "swish@40"),
+    "hard-sigmoid of h-swish": lambda: Gated(nn.Hardsigmoid()),
+    "sigmoid of h-swish": lambda: Gated(nn.Sigmoid()),
     "v2, h-swish": lambda: built_in("v2", "hswish"),
     "v2, ReLU": lambda: built_in("v2", "relu"),
     "tiny net": TinyNet,
@@ -162,6 +183,15 @@ def test_summands_agree() -> None:
 
 def test_relu6_makes_all_that_it_is_added_to_rigid() -> None:
     assert described(Residual(nn.ReLU6())) == []
+
+
+@pytest.mark.parametrize("gate", [nn.Hardsigmoid(), nn.Sigmoid()])
+def test_what_a_sigmoid_reads_is_rigid(gate: nn.Module) -> None:
+    assert described(Gated(gate)) == [({"b", "mul", "pool"}, {"b"}, {"head"})]
+
+
+def test_swish_makes_all_that_it_is_added_to_rigid() -> None:
+    assert described(Residual(nn.SiLU())) == []
 
 
 def test_a_product_of_two_free_tensors_is_rigid() -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+import torch.nn.functional as F
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from quant.nets import TinyNet, randomize
 from torch import nn
@@ -51,12 +52,14 @@ class Residual(nn.Module):
                 h = (h + y) * y
             case "hard-sigmoid after a sum":
                 h = h * self.hard_sigmoid(h + self.other(h))
+            case "swish of a sum":
+                h = F.silu(h + self.other(h))
             case "output":
                 return self.hard_swish(self.head(self.pool(h))).flatten(1)
         return self.head(self.pool(h)).flatten(1)
 
 
-KINDS = ["convolution", "two h-swishes", "shared", "hard-sigmoid after a sum", "output"]
+KINDS = ["convolution", "two h-swishes", "shared", "hard-sigmoid after a sum", "swish of a sum", "output"]
 
 
 def quantize(model: nn.Module) -> tuple[QuantGraph, QuantGraph, np.ndarray, np.ndarray]:

@@ -58,6 +58,8 @@ LAYERS = {
         nn.Conv2d(3, 4, 3, 4), nn.ReLU(), nn.Flatten(), nn.Linear(36, 5)
     ),
     "standalone hard-sigmoid": lambda: sequence(nn.Conv2d(3, 4, 3), nn.Hardswish(), nn.Hardsigmoid()),
+    "swish": lambda: sequence(nn.Conv2d(3, 4, 3), nn.SiLU(), nn.Conv2d(4, 5, 1)),
+    "sigmoid of h-swish": lambda: sequence(nn.Conv2d(3, 4, 3), nn.Hardswish(), nn.Sigmoid()),
     "tiny net": lambda: randomize(TinyNet()),
 }
 

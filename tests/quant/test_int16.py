@@ -8,10 +8,11 @@ from torch import fx, nn
 from calibration.config import PtqConfig
 from calibration.ptq import calibrate
 from qmnv3.errors import PrepareError
-from qmnv3.ir import DepthwiseConv2d, Mean, Metadata, QParams, QuantGraph, Tensor
+from qmnv3.ir import DepthwiseConv2d, Logistic, Mean, Metadata, QParams, QuantGraph, Tensor
 from qmnv3.preprocessing import Preprocessing
 from qmnv3.quant.affine import (
     HARD_SIGMOID_INT16_QPARAMS,
+    SIGMOID_QPARAMS,
     asymmetric_qparams,
     int16_qparams,
     is_int16,
@@ -104,6 +105,15 @@ def test_an_average_that_overflows_32_bits_is_refused() -> None:
     tensors = [Tensor("x", (1, 256, 256, 3), "int16", grid), Tensor("y", (1, 1, 1, 3), "int16", grid)]
     with pytest.raises(PrepareError, match="mean: an int16 average over 256x256 pixels overflows"):
         run_in_int16({t.name: t for t in tensors}, [Mean("mean", ("x",), "y")])
+
+
+def test_a_sigmoid_of_an_int16_tensor_is_refused() -> None:
+    x, y = (
+        Tensor("x", (1, 2, 2, 3), "int16", int16_qparams(-1, 1)),
+        Tensor("y", (1, 2, 2, 3), "int8", SIGMOID_QPARAMS),
+    )
+    with pytest.raises(PrepareError, match="gate: a sigmoid runs in 8 bits only; keep x and y int8"):
+        run_in_int16({"x": x, "y": y}, [Logistic("gate", ("x",), "y")])
 
 
 @pytest.mark.parametrize(("weight", "bias_type"), [(127, "int64"), (1, "int32")])

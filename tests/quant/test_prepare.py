@@ -8,7 +8,7 @@ from torch import nn
 
 from qmnv3.errors import PrepareError
 from qmnv3.preprocessing import Preprocessing
-from qmnv3.quant.affine import HARD_SIGMOID_QPARAMS
+from qmnv3.quant.affine import SIGMOID_QPARAMS
 from qmnv3.quant.fake_quant import activation_sites, fake_quant
 from qmnv3.quant.prepare import prepare
 from qmnv3.quant.sites import read_sites
@@ -48,9 +48,9 @@ def test_every_deployed_tensor_has_one_site() -> None:
 
 def test_hard_sigmoid_has_the_fixed_grid() -> None:
     sites = activation_sites(prepare(randomize(TinyNet()), SPEC))
-    assert sites["se.expand"].qparams == HARD_SIGMOID_QPARAMS
-    assert float(HARD_SIGMOID_QPARAMS.scale) == 1 / 256
-    assert int(HARD_SIGMOID_QPARAMS.zero_point) == -128
+    assert sites["se.expand"].qparams == SIGMOID_QPARAMS
+    assert float(SIGMOID_QPARAMS.scale) == 1 / 256
+    assert int(SIGMOID_QPARAMS.zero_point) == -128
 
 
 def test_the_original_model_is_untouched() -> None:
@@ -86,10 +86,29 @@ class _Wrap(nn.Module):
 
 
 @pytest.mark.parametrize(
+    "swish", [nn.SiLU(), nn.SiLU(inplace=True), F.silu, lambda x: F.silu(input=x), lambda x: x * x.sigmoid()]
+)
+def test_swish_is_a_sigmoid_on_its_fixed_grid_and_a_product(swish) -> None:
+    model, x = _Wrap(swish), torch.randn(2, 3, 32, 32)
+    prepared = prepare(model, SPEC)
+    torch.testing.assert_close(prepared(x), F.silu(model.conv(x)))
+    sites = {site.kind: site for site in read_sites(prepared)}
+    assert list(sites) == ["input", "layer", "logistic", "mul"]
+    assert sites["logistic"].inputs == ("conv",)
+    assert set(sites["mul"].inputs) == {"conv", sites["logistic"].name}
+    assert sites["logistic"].fake_quant.qparams == SIGMOID_QPARAMS
+
+
+def test_swish_sites_are_named_after_the_module() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.SiLU())
+    assert [site.name for site in read_sites(prepare(model, SPEC))][2:] == ["_1_sigmoid", "_1_swish"]
+
+
+@pytest.mark.parametrize(
     ("model", "message"),
     [
         (_Wrap(lambda x: F.gelu(x)), "gelu"),
-        (nn.Sequential(nn.Conv2d(3, 4, 1), nn.SiLU()), "SiLU 1"),
+        (nn.Sequential(nn.Conv2d(3, 4, 1), nn.GELU()), "GELU 1"),
         (nn.Sequential(nn.Conv2d(3, 4, 1), nn.MaxPool2d(2)), "MaxPool2d 1"),
         (nn.Sequential(nn.Conv2d(3, 6, 1), nn.Conv2d(6, 6, 1, groups=2)), "groups=2 with 6 to 6"),
         (nn.Sequential(nn.Conv2d(3, 4, 1), nn.Hardswish(), nn.BatchNorm2d(4)), "BatchNorm2d 2"),
