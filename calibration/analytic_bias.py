@@ -3,7 +3,8 @@
 A BatchNorm promises its outputs' mean and standard deviation; taken as normal, the mean behind an activation
 follows in closed form, and means pass through average pooling and residual sums. Rounding weights by
 Wq - W then moves the layer's mean output by (Wq - W) * E[x], which its bias takes back. No image is needed.
-Source: Nagel et al. 2019 (Data-Free Quantization), section 4.2.1; h-swish by the same integrals.
+Source: Nagel et al. 2019 (Data-Free Quantization), section 4.2.1; h-swish by the same integrals,
+swish numerically.
 """
 
 from collections.abc import Mapping
@@ -12,12 +13,14 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.special import expit
 from scipy.stats import norm
 from torch import fx, nn
 from torch.func import functional_call
 
 from calibration.config import PtqConfig
 from calibration.progress import Progress, silent
+from calibration.range_search import only_swish_reader
 from calibration.statistics import Need, Statistics
 from qmnv3.quant.fake_quant import QuantWeight, fake_quant
 from qmnv3.quant.fold import Normal
@@ -26,6 +29,8 @@ from qmnv3.quant.sites import FusedActivation, Site, read_sites
 REPORT = "analytic_bias"
 Array = npt.NDArray[np.float64]
 _TINY_STD = 1e-12
+# In standard deviations; sums over evenly spaced nodes converge fast for smooth functions.
+_NODES = np.linspace(-8.0, 8.0, 257)
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,9 @@ def expected_values(sites: tuple[Site, ...]) -> Mapping[str, torch.Tensor]:
             means[site.name] = torch.from_numpy(_activated(site.activation, site.normal))
             if site.activation == "none":
                 normals[site.name] = site.normal
+            swish = only_swish_reader(site, sites)
+            if swish is not None:
+                means[swish.name] = torch.from_numpy(swish_mean(*_arrays(site.normal)))
         elif site.kind == "hard_swish" and site.inputs[0] in normals:
             means[site.name] = torch.from_numpy(hard_swish_mean(*_arrays(normals[site.inputs[0]])))
         elif site.kind == "mean" and known:
@@ -112,6 +120,14 @@ def hard_swish_mean(mean: Array, std: Array) -> Array:
     second = (mean**2 + std**2) * inside - std * ends
     linear = _moment1(mean, std, 3.0, np.inf, norm.sf(3.0, mean, std))
     expected: Array = (second + 3.0 * first) / 6.0 + linear
+    return expected
+
+
+def swish_mean(mean: Array, std: Array) -> Array:
+    """E[x / (1 + exp(-x))] of normal x, by summation."""
+    weights = np.exp(-np.square(_NODES) / 2.0)
+    x = mean + std * _NODES[:, None]
+    expected: Array = weights / weights.sum() @ (x * expit(x))
     return expected
 
 

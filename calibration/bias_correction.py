@@ -19,7 +19,7 @@ from torch import fx
 from calibration.config import PtqConfig
 from calibration.frontier import Frontier
 from calibration.progress import Progress, silent
-from calibration.range_search import gate_factors, only_hard_swish_reader
+from calibration.range_search import gate_factors, only_hard_swish_reader, only_swish_reader
 from calibration.statistics import Need, Statistics
 from qmnv3.quant.fake_quant import QuantWeight, fake_quant
 from qmnv3.quant.sites import Site, read_sites
@@ -126,6 +126,9 @@ def slope(site: Site, sites: tuple[Site, ...], x: torch.Tensor) -> torch.Tensor:
             return ((x > 0) & (x < 6)).float()
         case "hard_sigmoid":
             return (x.abs() < 3).float()
+    if only_swish_reader(site, sites) is not None:
+        sigmoid = torch.sigmoid(x)
+        return sigmoid * (1.0 + x * (1.0 - sigmoid))
     reader = only_hard_swish_reader(site, sites)
     if reader is None:
         return torch.ones_like(x)

@@ -13,6 +13,7 @@ from qmnv3.quant.sites import Site, is_fake_quant, output_site, read_sites
 
 # A bottleneck with squeeze-and-excite has five layers, and the stem joins the first.
 _MOST_LAYERS = 8
+_ACTIVATIONS = ("hard_swish", "hard_sigmoid", "logistic")
 
 
 @dataclass(frozen=True)
@@ -73,5 +74,5 @@ def _single(nodes: list[fx.Node]) -> list[fx.Node]:
 
 def _linear(site: Site, sites: tuple[Site, ...]) -> bool:
     """Whether no activation shapes the tensor, in its own operation or in a reader."""
-    activated = any(reader.kind == "hard_swish" for reader in sites if site.name in reader.inputs)
+    activated = any(reader.kind in _ACTIVATIONS for reader in sites if site.name in reader.inputs)
     return site.kind in ("layer", "add") and site.activation == "none" and not activated

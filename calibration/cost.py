@@ -25,6 +25,8 @@ def predicted_us(site: Site) -> float:
         return 0.0
     if site.kind == "mean":
         return 1e-3 * _NS_PER_TAP * prod(site.input_shape)
+    if site.kind == "logistic":
+        return 1e-3 * _NS_PER_LOOKUP * values
     if site.hard_swish is not None:
         return 1e-3 * _NS_PER_LOOKUP * values + (0.0 if site.hard_swish.factors is None else gate_us(site))
     if site.layer is None:

@@ -145,6 +145,8 @@ def _refusal(site: Site, sites: Sequence[Site], output: str) -> str | None:
     for other in sites:
         height, width = (other.input_shape[2:] or (1, 1)) if other.kind == "mean" else (1, 1)
         touches = other.name == site.name or site.name in other.inputs
+        if touches and other.kind == "logistic":
+            return "touches a sigmoid, which runs in 8 bits only"
         if touches and height * width * (INT16_MAX + 1) > _INT32_MAX:
             return f"touches an average over {height}x{width} pixels, which overflows LiteRT's 32-bit sum"
     return None

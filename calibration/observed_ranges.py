@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from torch import fx
 
 from calibration.config import ActivationConfig
-from calibration.observers import HARD_SWISH_FLOOR, Histogram, HistogramObserver, make_observer
-from calibration.range_search import Range, gate_factors, only_hard_swish_reader
+from calibration.observers import Histogram, HistogramObserver, make_observer
+from calibration.range_search import Range, useful_floor
 from calibration.statistics import Observer, Statistics
 from qmnv3.errors import CalibrationError
 from qmnv3.quant.sites import Site, read_sites
@@ -24,7 +24,7 @@ def observed_ranges(
 ) -> dict[str, Range]:
     """Range of every site without a fixed grid: its observer's, else from its smallest to its largest value.
 
-    Nothing reaches below -3 where only h-swish reads, which is 0 there.
+    Nothing reaches below where all that reads it is 0: -3 for h-swish.
     """
     sites = read_sites(prepared)
     ranges = {}
@@ -32,9 +32,9 @@ def observed_ranges(
         if site.fake_quant.fixed:
             continue
         low, high = _range(site, statistics, observers.get(site.name))
-        reader = only_hard_swish_reader(site, sites)
-        if reader is not None:
-            low = max(low, HARD_SWISH_FLOOR * float(gate_factors(reader).max()))
+        floor = useful_floor(site, sites)
+        if floor is not None:
+            low = max(low, float(floor.min()))
         ranges[site.name] = (low, high)
     return ranges
 

@@ -3,8 +3,8 @@
 The Fisher information says how much the prediction moves (in KL divergence) per unit of squared error in
 each channel; a range is the one whose rounding and clipping errors, so weighted, move it least. h-swish's
 input and output are searched together, with the error taken behind h-swish: that is where an error below -3
-vanishes. The logits' range takes the KL divergence itself. Compare Yuan et al. 2022 (PTQ4ViT), who weight by
-gradients too.
+vanishes. So are swish's. The logits' range takes the KL divergence itself. Compare Yuan et al. 2022
+(PTQ4ViT), who weight by gradients too.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,11 +17,18 @@ from torch import fx
 from calibration.observers import HARD_SWISH_FLOOR, Channels
 from calibration.statistics import Statistics
 from qmnv3.ir import QParams
-from qmnv3.quant.affine import HARD_SWISH_GATE_QPARAMS, asymmetric_qparams, fake_quantize
+from qmnv3.quant.affine import (
+    HARD_SWISH_GATE_QPARAMS,
+    SIGMOID_QPARAMS,
+    asymmetric_qparams,
+    fake_quantize,
+)
 from qmnv3.quant.sites import Site, output_site, read_sites
 
 Range = tuple[float, float]
 ErrorOf = Callable[[QParams], float]
+# Where swish's sigmoid falls below half a step of its grid, and swish is 0 in integers.
+SWISH_FLOOR = -6.25
 
 
 @dataclass(frozen=True)
@@ -76,6 +83,10 @@ def search_ranges(prepared: fx.GraphModule, statistics: Statistics) -> dict[str,
                 tensor_factors(reader),
                 gate_factors(reader),
             )
+        elif (swish := only_swish_reader(site, sites)) is not None:
+            found[site.name], found[swish.name] = search_swish(
+                statistics.channels(site), statistics.channels(swish), statistics.fisher(swish)
+            )
         else:
             found[site.name] = search_tensor(statistics.channels(site), statistics.fisher(site))
     return found
@@ -85,6 +96,15 @@ def only_hard_swish_reader(site: Site, sites: Sequence[Site]) -> Site | None:
     """The h-swish that alone reads `site`, so that values below -3 need no representation."""
     readers = [reader for reader in sites if site.name in reader.inputs]
     return readers[0] if len(readers) == 1 and readers[0].kind == "hard_swish" else None
+
+
+def only_swish_reader(site: Site, sites: Sequence[Site]) -> Site | None:
+    """The product of `site` and its sigmoid, where nothing else reads `site`."""
+    readers = [reader for reader in sites if site.name in reader.inputs]
+    if [reader.kind for reader in readers] != ["logistic", "mul"]:
+        return None
+    sigmoid, product = readers
+    return product if set(product.inputs) == {site.name, sigmoid.name} else None
 
 
 def tensor_factors(site: Site) -> torch.Tensor:
@@ -100,11 +120,19 @@ def gate_factors(hard_swish_site: Site) -> torch.Tensor:
     return torch.ones(hard_swish_site.output_shape[1]) if known is None else known
 
 
-def useful_rows(site: Site, sites: Sequence[Site], statistics: Statistics) -> torch.Tensor:
-    """Sampled values [n, C] of a site; where only h-swish reads, everything below -3 is as good as -3."""
-    rows = statistics.channels(site).rows
+def useful_floor(site: Site, sites: Sequence[Site]) -> torch.Tensor | None:
+    """Below this [C] all values are alike to the h-swish or swish that alone reads `site`: 0."""
     reader = only_hard_swish_reader(site, sites)
-    return rows if reader is None else torch.maximum(rows, HARD_SWISH_FLOOR * gate_factors(reader))
+    if reader is not None:
+        return HARD_SWISH_FLOOR * gate_factors(reader)
+    swish = only_swish_reader(site, sites)
+    return None if swish is None else torch.full((site.output_shape[1],), SWISH_FLOOR)
+
+
+def useful_rows(site: Site, sites: Sequence[Site], statistics: Statistics) -> torch.Tensor:
+    """Sampled values [n, C] of a site; everything below its `useful_floor` is as good as that."""
+    rows, floor = statistics.channels(site).rows, useful_floor(site, sites)
+    return rows if floor is None else torch.maximum(rows, floor)
 
 
 def search_tensor(channels: Channels, fisher: torch.Tensor, effort: Effort = FINE) -> Found:
@@ -138,17 +166,40 @@ def search_hard_swish(
     floors = torch.maximum(channels.low, HARD_SWISH_FLOOR * gates)
     input_range = (min(float(floors.min()), 0.0), max(float(channels.high.max()), 0.0))
 
-    def input_error(qparams: QParams) -> float:
-        computed = hard_swish(fake_quantize(rows, qparams), gates, rounded=True)
-        return float((computed - exact).square().mean(0) @ fisher) / 2.0
+    def computed(x: QParams) -> torch.Tensor:
+        return hard_swish(fake_quantize(rows, x), gates, rounded=True)
 
-    found_input = _descend(input_error, input_range, effort)
-    computed = hard_swish(fake_quantize(rows, found_input.qparams), gates, rounded=True)
+    return _search_pair(computed, exact, fisher, (input_range, _observed(output)), effort)
 
-    def output_error(qparams: QParams) -> float:
-        return float((fake_quantize(computed, qparams) - exact).square().mean(0) @ fisher) / 2.0
 
-    found_output = _descend(output_error, _observed(output), effort)
+def search_swish(channels: Channels, output: Channels, fisher: torch.Tensor) -> tuple[Found, Found]:
+    """Ranges of a swish's input (`channels`) and `output`, both by the error at the output."""
+    rows = _evaluated(channels, FINE)
+    low, high = _observed(channels)
+
+    def computed(x: QParams) -> torch.Tensor:
+        read = fake_quantize(rows, x)
+        return read * fake_quantize(torch.sigmoid(read), SIGMOID_QPARAMS)
+
+    ranges = (max(low, SWISH_FLOOR), high), _observed(output)
+    return _search_pair(computed, torch.nn.functional.silu(rows), fisher, ranges, FINE)
+
+
+def _search_pair(
+    computed: Callable[[QParams], torch.Tensor],
+    exact: torch.Tensor,
+    fisher: torch.Tensor,
+    observed: tuple[Range, Range],
+    effort: Effort,
+) -> tuple[Found, Found]:
+    """Ranges of an activation's input and output; `computed` is the output [n, C] for the input's grid."""
+
+    def error(values: torch.Tensor) -> float:
+        return float((values - exact).square().mean(0) @ fisher) / 2.0
+
+    found_input = _descend(lambda x: error(computed(x)), observed[0], effort)
+    unrounded = computed(found_input.qparams)
+    found_output = _descend(lambda y: error(fake_quantize(unrounded, y)), observed[1], effort)
     added = max(found_output.predicted_kl - found_input.predicted_kl, 0.0)
     return found_input, Found(found_output.range, added)
 

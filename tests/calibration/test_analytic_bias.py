@@ -9,7 +9,7 @@ import torch
 from quant.nets import TinyNet, randomize
 from torch import nn
 
-from calibration.analytic_bias import clipped_mean, correct, hard_swish_mean
+from calibration.analytic_bias import clipped_mean, correct, hard_swish_mean, swish_mean
 from calibration.config import PtqConfig
 from calibration.ptq import calibrate
 from calibration.scale_groups import scale, scale_groups
@@ -29,13 +29,15 @@ MEANS = np.array([-5.0, -3.0, -1.0, 0.0, 0.5, 2.0, 4.0, 9.0])
 STDS = np.array([0.5, 2.0, 1.0, 0.0, 3.0, 4.0, 1.0, 4.0])
 
 
-@pytest.mark.parametrize("activation", [nn.ReLU(), nn.ReLU6(), nn.Hardswish()])
+@pytest.mark.parametrize("activation", [nn.ReLU(), nn.ReLU6(), nn.Hardswish(), nn.SiLU()])
 def test_expected_activation_is_monte_carlo_mean(activation: nn.Module) -> None:
     samples = np.random.default_rng(0).normal(size=(SAMPLES, 1)) * STDS + MEANS
     expected = activation(torch.from_numpy(samples)).mean(0).numpy()
     std = STDS.clip(min=1e-12)
     if isinstance(activation, nn.Hardswish):
         found = hard_swish_mean(MEANS, std)
+    elif isinstance(activation, nn.SiLU):
+        found = swish_mean(MEANS, std)
     else:
         found = clipped_mean(MEANS, std, 0.0, 6.0 if isinstance(activation, nn.ReLU6) else np.inf)
     np.testing.assert_allclose(found, expected, atol=MONTE_CARLO)
@@ -62,7 +64,7 @@ SECOND = {
 
 
 @pytest.mark.parametrize("second", SECOND)
-@pytest.mark.parametrize("activation", [nn.ReLU(), nn.ReLU6(), nn.Hardswish(), nn.Identity()])
+@pytest.mark.parametrize("activation", [nn.ReLU(), nn.ReLU6(), nn.Hardswish(), nn.SiLU(), nn.Identity()])
 def test_mean_output_of_rounded_weights_is_float_again(activation: nn.Module, second: str) -> None:
     """Independent normal pixels: the promise holds exactly, so the correction must too, borders included."""
     torch.manual_seed(0)

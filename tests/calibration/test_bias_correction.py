@@ -115,8 +115,15 @@ ACTIVATIONS = {
     "relu6": F.relu6,
     "hard_sigmoid": F.hardsigmoid,
     "hard_swish": F.hardswish,
+    "swish": F.silu,
 }
-MODULES = {"relu": nn.ReLU, "relu6": nn.ReLU6, "hard_sigmoid": nn.Hardsigmoid, "hard_swish": nn.Hardswish}
+MODULES = {
+    "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
+    "hard_sigmoid": nn.Hardsigmoid,
+    "hard_swish": nn.Hardswish,
+    "swish": nn.SiLU,
+}
 
 
 def slope(kind: str, x: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:

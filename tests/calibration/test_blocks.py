@@ -36,9 +36,10 @@ def test_blocks_one_after_the_other_are_the_network(model: nn.Module) -> None:
     assert torch.equal(value, graph(x))
 
 
-def test_blocks_of_v3_small_are_the_rows_of_table_2() -> None:
+@pytest.mark.parametrize("nonlinearity", ["paper", "swish"])
+def test_blocks_of_v3_small_are_the_rows_of_table_2(nonlinearity: str) -> None:
     """Eleven bottlenecks (the stem joins the first), and what is behind the last; the paper's Table 2."""
-    blocks = find_blocks(prepared(build_model("small", seed=0), 224))
+    blocks = find_blocks(prepared(build_model("small", seed=0, nonlinearity=nonlinearity), 224))
     assert len(blocks) == 12
     channels = [16, 24, 24, 40, 40, 40, 48, 48, 96, 96, 96, 1000]
     assert [block.site.output_shape[1] for block in blocks] == channels

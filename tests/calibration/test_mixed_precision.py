@@ -123,6 +123,19 @@ def test_an_average_that_overflows_is_refused() -> None:
             mixed_precision.check(prepared, recipe(sites=[name]))
 
 
+def test_what_a_sigmoid_reads_or_makes_is_refused() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 2, 1), nn.SiLU(), nn.Conv2d(2, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+    prepared = prepare(model.eval(), SPEC)
+    for name in ("0", "_1_sigmoid"):
+        with pytest.raises(
+            CalibrationError, match=f"int16: {name} touches a sigmoid, which runs in 8 bits only"
+        ):
+            mixed_precision.check(prepared, recipe(sites=[name]))
+    mixed_precision.check(prepared, recipe(sites=["_1_swish"]))
+
+
 def test_sites_and_count_exclude_each_other() -> None:
     with pytest.raises(ValidationError, match="give sites or count, not both"):
         Int16Config(sites=("a",), count=1)

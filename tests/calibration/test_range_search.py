@@ -9,11 +9,21 @@ import torch
 from torch import nn
 
 from calibration.observers import Channels
-from calibration.range_search import COARSE, FINE, Effort, search_hard_swish, search_ranges, search_tensor
+from calibration.range_search import (
+    COARSE,
+    FINE,
+    Effort,
+    only_swish_reader,
+    search_hard_swish,
+    search_ranges,
+    search_swish,
+    search_tensor,
+)
 from calibration.statistics import collect
 from qmnv3.preprocessing import Preprocessing
 from qmnv3.quant.affine import asymmetric_qparams
 from qmnv3.quant.prepare import prepare
+from qmnv3.quant.sites import read_sites
 
 Array = npt.NDArray[np.float64]
 # How much worse than the best of the fine grid the found objective may be.
@@ -131,6 +141,51 @@ def test_hard_swish_pair_is_near_brute_force(
     assert x.predicted_kl + y.predicted_kl == pytest.approx(both_objective(*y.range), rel=1e-3)
     assert both_objective(*y.range) <= 1.05 * brute_force(both_objective, *ends(exact))
     assert x.range[0] >= -3.0 * divided.max()
+
+
+def rounded_swish(x: Array) -> Array:
+    """With its sigmoid on TFLite's grid: 256 steps to 1, of which it takes 255 at most."""
+    return x * np.minimum(np.rint(256 / (1 + np.exp(-x))), 255) / 256
+
+
+def test_swish_pair_is_near_brute_force() -> None:
+    rows, fisher = np.random.default_rng(2).normal(-4, 5, (1500, 3)), np.array([1.0, 0.5, 2.0])
+    exact = rows / (1 + np.exp(-rows))
+    x, y = search_swish(channels_of(rows), channels_of(exact), torch.from_numpy(fisher).float())
+
+    def input_objective(low: float, high: float) -> float:
+        return float(np.square(rounded_swish(rounded(rows, low, high)) - exact).mean(0) @ fisher) / 2
+
+    computed = rounded_swish(rounded(rows, *x.range))
+
+    def both_objective(low: float, high: float) -> float:
+        return float(np.square(rounded(computed, low, high) - exact).mean(0) @ fisher) / 2
+
+    assert x.predicted_kl == pytest.approx(input_objective(*x.range), rel=1e-3)
+    assert x.predicted_kl <= 1.05 * brute_force(input_objective, *ends(rows))
+    assert x.predicted_kl + y.predicted_kl == pytest.approx(both_objective(*y.range), rel=1e-3)
+    assert both_objective(*y.range) <= 1.05 * brute_force(both_objective, *ends(exact))
+    assert -6.25 <= x.range[0] < 0.0
+
+
+class Twice(nn.Module):
+    """Swish of a tensor that a third operation reads too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.a(x)
+        return self.b(nn.functional.silu(x)) + x
+
+
+def test_swish_is_found_where_it_alone_reads_and_not_in_other_products() -> None:
+    swish = nn.Sequential(nn.Conv2d(3, 4, 1), nn.SiLU(), nn.Conv2d(4, 4, 1))
+    for model, expected in ((swish, ["_1_swish"]), (Twice(), [])):
+        sites = read_sites(prepare(model, Preprocessing(8, 8)))
+        found = [only_swish_reader(site, sites) for site in sites]
+        assert [site.name for site in found if site is not None] == expected
 
 
 def test_below_minus_three_nothing_is_represented() -> None:

@@ -26,9 +26,9 @@ class Quantized:
     graph: QuantGraph
 
 
-def random_network(name: str) -> Quantized:
+def random_network(name: str, nonlinearity: str = "paper") -> Quantized:
     """`name` with random weights whose BatchNorm statistics fit them, calibrated on noise."""
-    model = build_model(name, seed=0)
+    model = build_model(name, seed=0, nonlinearity=nonlinearity)
     noise = np.random.default_rng(0).uniform(-1, 1, (8, 224, 224, 3)).astype(np.float32)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):

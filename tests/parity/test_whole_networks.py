@@ -14,9 +14,11 @@ from qmnv3.lowering import lower
 from qmnv3.reference import run
 
 
-@pytest.fixture(scope="module", params=["small", "large"])
+@pytest.fixture(
+    scope="module", params=[("small", "paper"), ("large", "paper"), ("small", "swish@16")], ids=str
+)
 def network(request: pytest.FixtureRequest) -> Quantized:
-    return random_network(request.param)
+    return random_network(*request.param)
 
 
 def image(seed: int = 1, count: int = 1) -> np.ndarray:
