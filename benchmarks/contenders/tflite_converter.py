@@ -21,6 +21,7 @@ from qmnv3.ir import (
     Flatten,
     HardSigmoid,
     HardSwish,
+    Logistic,
     Mean,
     Mul,
     Op,
@@ -85,6 +86,8 @@ def _operation(graph: QuantGraph, op: Op, inputs: list[TfTensor]) -> TfTensor:
             return x * tf.nn.relu6(x + 3.0) * (1.0 / 6.0)
         case HardSigmoid():
             return tf.nn.relu6(x + 3.0) * (1.0 / 6.0)
+        case Logistic():
+            return tf.sigmoid(x)
         case _:
             raise NotImplementedError(f"{op.name}: no TensorFlow form of {type(op).__name__}")
 

@@ -174,6 +174,7 @@ def _step(site: Site, output: Output, forms: FormsConfig) -> Step:
         "relu": steps.ActivationStep,
         "relu6": steps.ActivationStep,
         "hard_sigmoid": steps.ActivationStep,
+        "logistic": steps.LogisticStep,
     }
     return kinds[site.kind](output)
 

@@ -265,6 +265,19 @@ class ActivationStep(nn.Module):
         return self.output.finish(steps, scale)
 
 
+class LogisticStep(nn.Module):
+    """The sigmoid."""
+
+    def __init__(self, output: Output) -> None:
+        super().__init__()
+        self.output = output
+
+    def forward(self, x: Codes) -> Codes:
+        """Any shape."""
+        scale = self.output.scale
+        return self.output.finish(torch.sigmoid(x.real) / scale, scale)
+
+
 def _hard_swish(x: torch.Tensor, factors: torch.Tensor | None) -> torch.Tensor:
     return F.hardswish(x) if factors is None else F.hardswish(x / factors) * factors
 
@@ -287,4 +300,4 @@ def _sum(bias: torch.Tensor | None, offset: torch.Tensor | None) -> torch.Tensor
     return bias + offset
 
 
-Step = InputStep | LayerStep | HardSwishStep | AddStep | MulStep | MeanStep | ActivationStep
+Step = InputStep | LayerStep | HardSwishStep | AddStep | MulStep | MeanStep | ActivationStep | LogisticStep

@@ -4,7 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from qmnv3.ir import QParams
 from qmnv3.qat.codes import Bounds, Codes, hard_swish, round_to_grid
+from qmnv3.qat.ranges import FixedRange
+from qmnv3.qat.steps import LogisticStep, MulStep, Output
+from qmnv3.quant.affine import SIGMOID_QPARAMS
 
 # Positive: torch rounds a negative zero point -20.0 of its learnable operator to -19.
 SCALE, ZERO_POINT = 0.05, 20
@@ -96,3 +100,33 @@ def test_hard_swish_has_the_value_and_gradients_of_its_parts(equalized: bool) ->
         results.append((y.detach(), x.grad, scale.grad, out.grad, zero_point.grad))
     for mine, expected in zip(*results, strict=True):
         torch.testing.assert_close(mine, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_swish_has_the_value_and_gradients_of_torchs_fake_quantization() -> None:
+    generator = torch.Generator().manual_seed(3)
+    codes = torch.randint(-128, 128, (1, 4, 9, 9), generator=generator).float()
+    weight = torch.randn(codes.shape, generator=generator)
+    results = []
+    for ours in (True, False):
+        x, scale = codes.clone().requires_grad_(), torch.tensor(0.0703, requires_grad=True)
+        if ours:
+            steps = [
+                step(Output(FixedRange(grid), "none"))
+                for step, grid in (
+                    (LogisticStep, SIGMOID_QPARAMS),
+                    (MulStep, QParams.per_tensor(0.0297, -118)),
+                )
+            ]
+            for step in steps:
+                step.output.quantizes = True
+            given = Codes(x, scale)
+            y = steps[1](given, steps[0](given)).real
+        else:
+            real = x * scale
+            gate = torch.fake_quantize_per_tensor_affine(torch.sigmoid(real), 1 / 256, -128, -128, 127)
+            y = torch.fake_quantize_per_tensor_affine(real * gate, 0.0297, -118, -128, 127)
+        (y * weight).sum().backward()
+        results.append((y.detach(), x.grad, scale.grad))
+    for mine, expected in zip(*results, strict=True):
+        torch.testing.assert_close(mine, expected, rtol=1e-4, atol=1e-4)
+    assert float(results[0][0].max()) < float(codes.max()) * 0.0703  # some values are clipped

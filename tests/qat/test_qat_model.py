@@ -38,18 +38,24 @@ def calibrated(model: nn.Module, side: int, level: int = 0) -> Calibration:
 
 
 def tiny() -> nn.Module:
+    """With swish in the head, h-swish elsewhere."""
     torch.manual_seed(0)
-    return randomize(TinyNet())
+    net = TinyNet()
+    net.head[2] = nn.SiLU()
+    return randomize(net)
 
 
 def relative(ours: torch.Tensor, expected: torch.Tensor) -> float:
     return float((ours - expected).abs().max() / expected.abs().max())
 
 
-@pytest.mark.parametrize("name", ["large", "v2", "large_minimalistic"])
-def test_without_rounding_it_is_the_float_model_in_eval_and_in_training(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "nonlinearity"),
+    [("large", "paper"), ("v2", "paper"), ("large_minimalistic", "paper"), ("small", "swish")],
+)
+def test_without_rounding_it_is_the_float_model_in_eval_and_in_training(name: str, nonlinearity: str) -> None:
     """Running statistics included, after two batches. torchao fails this: pytorch/ao#4107, #2980."""
-    model = randomize(build_model(name, dropout=0.0))
+    model = randomize(build_model(name, dropout=0.0, nonlinearity=nonlinearity))
     trainable = QatModel(calibrated(model, 64).model, FormsConfig())
     trainable.quantize(False)
     x = images(4, 64, seed=1)
