@@ -66,18 +66,19 @@ class Rows:
     kind: Kind = "linear"
 
     def svg(self, id_: str) -> str:
-        """One line of points for each row."""
+        """One line for each label: rows of one name share it."""
         series = list(dict.fromkeys(row.series for row in self.rows))
-        top, bottom = 30, 34 + ROW * len(self.rows)
+        labels = list(dict.fromkeys(row.label for row in self.rows))
+        top, bottom = 30, 34 + ROW * len(labels)
         root = canvas(id_, self.title, self.description, bottom + 42)
         shown = [v for row in self.rows for v in _values(row)]
         along = scale(shown, NAMES, WIDTH - 20, self.kind)
         x_axis(root, along, top, bottom, self.axis)
         legend(root, series, NAMES + 6, 16)
-        for number, row in enumerate(self.rows):
-            y, index = top + ROW * number + 12, series.index(row.series)
-            if number == 0 or self.rows[number - 1].label != row.label:
-                text(root, NAMES - 10, y + 4, shortened(row.label), "name", "end")
+        for number, label in enumerate(labels):
+            text(root, NAMES - 10, top + ROW * number + 16, shortened(label), "name", "end")
+        for row in self.rows:
+            y, index = top + ROW * labels.index(row.label) + 12, series.index(row.series)
             for sample in row.samples:
                 x = along(sample)
                 element(root, "line", x1=x, x2=x, y1=y - 7, y2=y + 7, cls=f"sample s{index % 4}")

@@ -8,6 +8,8 @@ Count = Annotated[int, Field(ge=-(2**62), le=2**62)]
 Real = Annotated[float, Field(ge=-1e30, le=1e30)]
 """No NaN, and both small enough to be drawn."""
 
+Microseconds = Annotated[float, Field(ge=1e-3, le=1e12)]
+
 
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True)
@@ -56,11 +58,11 @@ class Evaluation(_Record):
 
 
 class OperationTime(_Record):
-    """One operation in a runtime's profile."""
+    """One operation in a runtime's profile, whose clock may be too coarse for it."""
 
     kind: str
     name: str
-    mean_us: Real
+    mean_us: Annotated[float, Field(ge=0, le=1e12)]
 
 
 class Latency(_Record):
@@ -68,11 +70,11 @@ class Latency(_Record):
 
     path: str
     runtime: str
-    p50_us: Real
-    p90_us: Real
-    min_us: Real
+    p50_us: Microseconds
+    p90_us: Microseconds
+    min_us: Microseconds
     verdict: str
-    latency_us: tuple[Real, ...] = Field(min_length=1)
+    latency_us: tuple[Microseconds, ...] = Field(min_length=1)
     memory_mb: Real | None
     profile: tuple[OperationTime, ...] | None
 

@@ -36,7 +36,7 @@ def section(evidence: Evidence) -> Section | Missing:
     tables = [Table("Accuracy with 95 % intervals", columns, tuple(rows)), *_compared(evaluations)]
     figure = Rows(
         "Accuracy of each model",
-        "One line for each model and measure: the estimate and its 95 % interval.",
+        "One line for each model: estimates with their 95 % intervals.",
         "images classified correctly, %",
         tuple(points),
     )

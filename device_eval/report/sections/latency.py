@@ -1,11 +1,14 @@
 """Latency distributions of files that were measured in turns."""
 
-from device_eval.report.document import Column, Missing, Section, Status, Table, Verdict
+import numpy as np
+
+from device_eval.report.document import Column, Estimate, Missing, Section, Status, Table, Verdict
 from device_eval.report.evidence import Evidence
 from device_eval.report.figures import Row, Rows
 from device_eval.report.records import Benchmark, Latency
 
 TITLE = "Latency"
+RESAMPLES = 2000
 
 
 def section(evidence: Evidence) -> Section | Missing:
@@ -18,7 +21,8 @@ def section(evidence: Evidence) -> Section | Missing:
     refused = [f"{r.runtime} refused {r.path}: {r.reason}" for b in benchmarks for r in b.refusals]
     noted = [note for benchmark in benchmarks for note in benchmark.notes]
     how = (
-        "Ratios are of medians, to the first model measured in turns with it under the same runtime. Batch 1."
+        "Ratios are of medians, to the first model measured in turns with it under the same runtime; their "
+        "95 % intervals are by bootstrap. Batch 1."
     )
     return Section("latency", TITLE, figures=figures, tables=tables, notes=(how, *refused, *noted))
 
@@ -49,16 +53,31 @@ def device(benchmark: Benchmark) -> str:
     return f"{named}, {benchmark.threads} thread{'s' if benchmark.threads != 1 else ''}"
 
 
+def ratio(latency: Latency, first: Latency) -> Estimate:
+    """Ratio of medians with its 95 % interval, by a seeded bootstrap; a single sample has none."""
+    this, other = latency.latency_us, first.latency_us
+    value = latency.p50_us / first.p50_us
+    if latency is first or min(len(this), len(other)) < 2:
+        return Estimate(value, None, None)
+    generator = np.random.default_rng(0)
+    medians = [np.median(generator.choice(us, (RESAMPLES, len(us))), axis=1) for us in (this, other)]
+    low, high = np.percentile(medians[0] / medians[1], [2.5, 97.5])
+    return Estimate(value, float(low), float(high))
+
+
 def _judge(latency: Latency, first: Latency) -> tuple[Status, str, str]:
-    ratio = latency.p50_us / first.p50_us if first.p50_us > 0 else 0.0
+    times = ratio(latency, first)
     text = (
-        f"{ratio:.2f} times {first.path} in {latency.runtime} "
+        f"{Column('', '', '.2f').text(times)} times {first.path} in {latency.runtime} "
         f"({latency.p50_us / 1000:.2f} against {first.p50_us / 1000:.2f} ms)"
     )
+    subject = f"speed of {latency.path}"
     doubts = [one.verdict for one in (latency, first) if one.verdict != "steady"]
     if doubts:
-        return "open", f"speed of {latency.path}", f"{text}; {doubts[0]}"
-    return "good" if ratio < 1 else "warning", f"speed of {latency.path}", text
+        return "open", subject, f"{text}; {doubts[0]}"
+    if times.low is None or times.high is None or times.low <= 1 <= times.high:
+        return "open", subject, f"{text}: no difference shown"
+    return "good" if times.high < 1 else "warning", subject, text
 
 
 def _figure(number: int, benchmark: Benchmark) -> Rows:
@@ -89,7 +108,7 @@ def _table(number: int, benchmark: Benchmark) -> Table:
                 latency.p50_us / 1000,
                 latency.p90_us / 1000,
                 latency.min_us / 1000,
-                latency.p50_us / first.p50_us if first.p50_us > 0 else None,
+                ratio(latency, first),
                 len(latency.latency_us),
                 latency.verdict,
                 model.size_bytes / 1e6 if model else None,

@@ -16,6 +16,7 @@ from qmnv3.errors import ModelFileError
 TITLE = "Time per operation"
 KIND = Column("kind", "operation")
 TIME = (Column("mean_us", "µs", ".1f"), Column("time_percent", "% of the time", ".1f"))
+_MEASURABLE_US = 1e-3
 # How what runtimes add to an output's name begins.
 _ADDED = re.compile(r"$|[/:;\]]|_nchwc|_token_")
 
@@ -92,18 +93,19 @@ def _costs(
 
 def _points(profile: tuple[OperationTime, ...], costs: list[Known | None]) -> tuple[Point, ...]:
     whole = sum(operation.mean_us for operation in profile)
-    found = [(operation, *cost) for operation, cost in zip(profile, costs, strict=False) if cost is not None]
+    found = [
+        (operation, *known) for operation, known in zip(profile, costs, strict=False) if known is not None
+    ]
     return tuple(
-        Point(
-            operation.name,
-            kind,
-            cost.macs / cost.bytes_moved,
-            cost.macs / operation.mean_us / 1000,
-            100 * operation.mean_us / whole,
-        )
+        Point(operation.name, kind, cost.macs / cost.bytes_moved, gmacs, 100 * operation.mean_us / whole)
         for operation, kind, cost in found
-        if cost.macs > 0 and cost.bytes_moved > 0 and operation.mean_us > 0
+        if cost.macs > 0 and cost.bytes_moved > 0 and (gmacs := _gmacs_per_s(cost, operation)) is not None
     )
+
+
+def _gmacs_per_s(cost: Cost, operation: OperationTime) -> float | None:
+    """Billion multiply-adds per second; None where the profiler's clock is too coarse."""
+    return cost.macs / operation.mean_us / 1000 if operation.mean_us >= _MEASURABLE_US else None
 
 
 def _by_kind(title: str, profile: tuple[OperationTime, ...]) -> Table:
@@ -130,7 +132,9 @@ def _each(title: str, profile: tuple[OperationTime, ...], costs: list[Known | No
                 100 * operation.mean_us / whole,
                 cost.macs / 1e6 if cost is not None else None,
                 cost.bytes_moved / 1000 if cost is not None else None,
-                cost.macs / operation.mean_us / 1000 if cost is not None and operation.mean_us > 0 else None,
+                cost.macs / operation.mean_us / 1000
+                if cost is not None and operation.mean_us >= _MEASURABLE_US
+                else None,
             )
         )
     columns = (

@@ -40,15 +40,25 @@ def test_accuracy(tmp_path: Path, change: float, low: float, high: float, status
 def test_latency_is_compared_within_a_runtime(tmp_path: Path) -> None:
     measured = files.benchmark(
         files.latency("float.tflite", "xnnpack", [1900, 2000, 2100]),
-        files.latency("float.tflite", "builtin", [4000, 5000, 6000]),
+        files.latency("float.tflite", "builtin", [4900, 5000, 5100]),
         files.latency("int8.tflite", "xnnpack", [900, 1000, 1100]),
-        files.latency("int8.tflite", "builtin", [5000, 6000, 7000]),
+        files.latency("int8.tflite", "builtin", [5900, 6000, 6100]),
     )
     fast, slow = report(tmp_path, measured).verdicts
-    assert fast == Verdict(
-        "good", "speed of int8.tflite", "0.50 times float.tflite in xnnpack (1.00 against 2.00 ms)"
+    # Medians of resampled threes reach the smallest and the largest: 900 / 2100 and 1100 / 1900.
+    text = "0.50 [0.43, 0.58] times float.tflite in xnnpack (1.00 against 2.00 ms)"
+    assert fast == Verdict("good", "speed of int8.tflite", text)
+    assert slow.status == "warning" and "1.20 [1.16, 1.24] times" in slow.text
+
+
+@pytest.mark.parametrize("samples", [[1900, 2000, 2100], [1500, 1900, 2300]])
+def test_medians_that_may_be_alike_decide_nothing(tmp_path: Path, samples: list[float]) -> None:
+    measured = files.benchmark(
+        files.latency("float.tflite", "xnnpack", [1900, 2000, 2100]),
+        files.latency("int8.tflite", "xnnpack", samples),
     )
-    assert slow.status == "warning" and "1.20 times" in slow.text
+    (verdict,) = report(tmp_path, measured).verdicts
+    assert verdict.status == "open" and verdict.text.endswith(": no difference shown")
 
 
 def test_noisy_samples_decide_nothing(tmp_path: Path) -> None:
