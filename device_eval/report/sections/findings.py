@@ -19,8 +19,9 @@ def section(evidence: Evidence) -> Section | Missing:
     rows = [
         (path, f.severity, f.rule, f.effect, f.where, f.what, f.fix)
         for path, findings in found.items()
-        for f in sorted(findings, key=lambda f: SEVERITIES.index(f.severity))
+        for f in findings
     ]
+    rows.sort(key=lambda row: SEVERITIES.index(row[1]))
     columns = (
         Column("model", "model"),
         Column("severity", "severity"),

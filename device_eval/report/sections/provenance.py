@@ -21,7 +21,7 @@ def section(evidence: Evidence) -> Section:
         Column("cpu", "processor"),
         Column("platform", "system"),
         Column("versions", "versions"),
-        Column("sha256", "SHA-256 (of run.json for a RUN)"),
+        Column("sha256", "SHA-256"),
     )
     rows = tuple(_row(source) for source in evidence.sources)
     made = [s.provenance.environment for s in evidence.sources if s.provenance is not None]
@@ -29,12 +29,14 @@ def section(evidence: Evidence) -> Section:
         "commits of qmnv3": {environment.git_commit for environment in made},
         "processors": {environment.cpu for environment in made},
     }
-    notes = tuple(
+    notes = [
         f"The inputs were made with {len(values)} different {noun}."
         for noun, values in different.items()
         if len(values) > 1
-    )
-    return Section("provenance", "Provenance", tables=(Table("Inputs", columns, rows),), notes=notes)
+    ]
+    if any(source.kind == "RUN" for source in evidence.sources):
+        notes.append("The SHA-256 of a RUN is that of its run.json.")
+    return Section("provenance", "Provenance", tables=(Table("Inputs", columns, rows),), notes=tuple(notes))
 
 
 def recipes(evidence: Evidence) -> tuple[Recipe, ...]:

@@ -33,7 +33,7 @@ def sensitivity(evidence: Evidence) -> Section | Missing:
             "qmnv3 sensitivity --model M --weights W --calib DIR --out DIR (its sensitivity.json)",
         )
     parts = [(a, mode, [r for r in a.rows if r.mode == mode]) for a in analyses for mode in MODES]
-    parts = [part for part in parts if part[2]]
+    parts = [(a, mode, sorted(rows, key=lambda r: -r.kl_added.estimate)) for a, mode, rows in parts if rows]
     figures = tuple(_effects(analysis, mode, rows) for analysis, mode, rows in parts)
     tables = tuple(_effect_table(analysis, mode, rows) for analysis, mode, rows in parts)
     whole = Column("", "", ".4f")
@@ -119,7 +119,7 @@ def _layers(read: Read, calibration: Calibration) -> Table:
 
 
 def _effects(analysis: Sensitivity, mode: str, rows: list[SensitivityRow]) -> Rows:
-    worst = sorted(rows, key=lambda row: -row.kl_added.estimate)[:SHOWN]
+    worst = rows[:SHOWN]
     points = tuple(
         Row(x.site, x.kind, x.kl_added.estimate, x.kl_added.low, x.kl_added.high, x.predicted_kl)
         for x in worst
