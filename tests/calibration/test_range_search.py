@@ -18,6 +18,7 @@ from calibration.range_search import (
     search_ranges,
     search_swish,
     search_tensor,
+    useful_floor,
 )
 from calibration.statistics import collect
 from qmnv3.preprocessing import Preprocessing
@@ -186,6 +187,12 @@ def test_swish_is_found_where_it_alone_reads_and_not_in_other_products() -> None
         sites = read_sites(prepare(model, Preprocessing(8, 8)))
         found = [only_swish_reader(site, sites) for site in sites]
         assert [site.name for site in found if site is not None] == expected
+        floors = [floor.tolist() for site in sites if (floor := useful_floor(site, sites)) is not None]
+        assert floors == [[-6.25] * 4] * len(expected)
+
+
+def test_where_swish_ends_its_rounded_sigmoid_is_0() -> None:
+    assert float(rounded_swish(np.array(-6.25))) == 0.0 != float(rounded_swish(np.array(-6.2)))
 
 
 def test_below_minus_three_nothing_is_represented() -> None:
