@@ -100,6 +100,7 @@ def run_qat(job: QatJob, progress: Progress = silent) -> QatResult | None:
             job.work,
             recipe=job.begun_with(),
             validate=_as_deployed(judge, start),
+            judge_start=True,
             world=world,
             resume=job.resume,
             reporter=view if world.leads else None,

@@ -69,11 +69,14 @@ def train(
     *,
     recipe: dict[str, Any],
     validate: Callable[[nn.Module], float] | None = None,
+    judge_start: bool = False,
     world: World = ALONE,
     resume: bool = False,
     reporter: Reporter | None = None,
 ) -> Outcome:
     """Train `task.model` in place; in the end it holds the best weights by `validate`, else the last.
+
+    With `judge_start` the weights it comes with are among those judged: training then never makes it worse.
 
     `out/checkpoints` gets `last` and `best`, `out/log.jsonl` a line per logged step and validation. With
     `resume` a run that was killed goes on from `last`, in the middle of an epoch, and on the CPU ends with
@@ -88,7 +91,7 @@ def train(
     started = time.perf_counter()
     try:
         with asked_to_stop() as stop:
-            run.train(source, validate, stop)
+            run.train(source, validate, stop, judge_start=judge_start)
     finally:
         source.close()
     from_leader(0.0)  # which has then saved everything
@@ -142,7 +145,14 @@ class _Run:
         self.board = TensorBoard(out / "tensorboard", step) if writes else None
         self.loss = loss_of(task, world, compiled=config.compile)
 
-    def train(self, source: Batches, validate: Callable[[nn.Module], float] | None, stop: Stop) -> None:
+    def train(
+        self,
+        source: Batches,
+        validate: Callable[[nn.Module], float] | None,
+        stop: Stop,
+        *,
+        judge_start: bool,
+    ) -> None:
         """Every epoch that is left."""
         config, progress = self.config, self.progress
         self.check(source)
@@ -150,6 +160,8 @@ class _Run:
         total = updates * config.epochs
         saved_at = time.perf_counter()
         if progress.step == 0:
+            if validate and judge_start and progress.best is None:
+                self.validate(validate, updates)
             self.save(LAST)
         while progress.epoch < config.epochs:
             self.task.model.train()

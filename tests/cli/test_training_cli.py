@@ -118,14 +118,19 @@ def test_a_killed_qat_goes_on_with_resume(cli: Cli, tmp_path: Path, colours: Pat
     given += ["--epochs", 3, "--batch-size", 8, "--level", 1]
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     command = [sys.executable, "-m", "qmnv3", "qat", *map(str, given), "--out", str(killed)]
-    last = tmp_path / "killed.training" / "checkpoints" / "best.safetensors"
+    log = tmp_path / "killed.training" / "log.jsonl"
+
+    def begun() -> bool:
+        """Whether the first epoch is over; what training began with is judged too."""
+        return log.exists() and log.read_text().count("validation") > 1
+
     process = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while not last.exists() and time.monotonic() < deadline and process.poll() is None:
+    while not begun() and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.01)
     process.kill()
     process.wait()
-    assert not killed.exists() and last.exists()
+    assert not killed.exists() and begun()
     assert_refused(cli("qat", *given, "--out", killed), "holds a training already", "--resume")
     for out, options in ((killed, ["--resume"]), (whole, [])):
         done = cli("qat", *given, "--out", out, *options)

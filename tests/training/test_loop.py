@@ -88,3 +88,12 @@ def test_gradients_are_clipped_together(tmp_path: Path) -> None:
         float((state[f"model.{name}"] - value.detach()).square().sum()) for name, value in start.items()
     )
     assert moved**0.5 == pytest.approx(0.25, rel=1e-4)
+
+
+def test_a_training_that_only_makes_it_worse_gives_back_what_it_began_with(tmp_path: Path) -> None:
+    given = network().state_dict()
+    judged = iter([0.9, 0.5, 0.8, 0.7])
+    model = run(tmp_path, config(ema=EmaConfig()), validate=lambda model: next(judged), judge_start=True)
+    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in given.items())
+    epochs = [line["epoch"] for line in read_log(tmp_path / "log.jsonl") if "validation" in line]
+    assert epochs == [0, 1, 2, 3]
