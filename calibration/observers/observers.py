@@ -1,5 +1,6 @@
 """The observers: each streams one tensor in constant memory and proposes its range."""
 
+from array import array
 from collections.abc import Callable, Sequence
 from itertools import chain, zip_longest
 
@@ -39,44 +40,47 @@ class HistogramObserver:
 class MovingAverageObserver:
     """Exponential moving average of each batch's minimum and maximum (Jacob et al. 2018, section 3.1).
 
-    It keeps the ends of every batch: of several processes' batches the average is that in the order in which
-    one process would have seen them.
+    It keeps 16 bytes of every batch, its ends: of several processes' batches the average is that in the order
+    in which one process would have seen them.
     """
 
     def __init__(self, momentum: float) -> None:
         self.histogram = Histogram()
         self.momentum = momentum
-        self._ranges: list[Range] = []
+        self._lows, self._highs = array("d"), array("d")
 
     def update(self, values: torch.Tensor) -> None:
         """Take in a batch."""
         self.histogram.update(values)
         low, high = (float(v) for v in torch.aminmax(values))
-        self._ranges.append((low, high))
+        self._lows.append(low)
+        self._highs.append(high)
 
     def range(self) -> Range:
         """The averaged ends: momentum * range + (1 - momentum) * the batch's range, batch after batch.
 
         (0, 0) before the first batch.
         """
-        if not self._ranges:
+        if not self._lows:
             return 0.0, 0.0
-        low, high = self._ranges[0]
-        for batch_low, batch_high in self._ranges[1:]:
+        low, high = self._lows[0], self._highs[0]
+        for batch_low, batch_high in zip(self._lows[1:], self._highs[1:], strict=True):
             low = self.momentum * low + (1 - self.momentum) * batch_low
             high = self.momentum * high + (1 - self.momentum) * batch_high
         return low, high
 
     def state(self) -> dict[str, torch.Tensor]:
         """All that was seen."""
-        ranges = torch.tensor(self._ranges, dtype=torch.float64).reshape(-1, 2)
-        return self.histogram.state() | {"ranges": ranges}
+        ranges = torch.tensor([*zip(self._lows, self._highs, strict=True)], dtype=torch.float64)
+        return self.histogram.state() | {"ranges": ranges.reshape(-1, 2)}
 
     def merge(self, states: Sequence[dict[str, torch.Tensor]]) -> None:
         """Become the observer that saw the batches of those with these states, which took turns."""
         self.histogram = Histogram.merged(states)
         turns = zip_longest(*(state["ranges"].tolist() for state in states))
-        self._ranges = [(low, high) for low, high in filter(None, chain.from_iterable(turns))]
+        ends = list(filter(None, chain.from_iterable(turns)))
+        self._lows = array("d", (low for low, _ in ends))
+        self._highs = array("d", (high for _, high in ends))
 
 
 Observer = HistogramObserver | MovingAverageObserver
