@@ -20,7 +20,7 @@ from qmnv3.reference.fixed_point import (
     rounding_divide_by_pot,
     rounding_doubling_high_mul,
 )
-from qmnv3.reference.requantize import to_grid
+from qmnv3.reference.requantize import Semantics, to_grid
 
 Int8Array = npt.NDArray[np.int8]
 
@@ -75,17 +75,19 @@ def hard_swish_i8(q: Int8Array, input_qparams: QParams, output_qparams: QParams)
     return _lookup(q, input_qparams, function)
 
 
-def logistic_i8(q: Int8Array, input_qparams: QParams) -> Int8Array:
+def logistic_i8(q: Int8Array, input_qparams: QParams, how: Semantics) -> Int8Array:
     """1 / (1 + exp(-x)) on the fixed output grid: scale 1/256, zero point -128.
 
-    LiteRT and XNNPACK fill their tables in float32, each with an exp of its own: of a million entries about
-    four lie so near a tie that these differ by one step from this, and from one another.
+    The runtimes fill their tables in float32. This is LiteRT's byte for byte; XNNPACK has an exp of its own
+    and differs by one step in about two of a million entries, those that lie on a tie.
     """
 
     def function(x: IntArray) -> Int8Array:
-        real = (x.astype(np.float32) * input_qparams.scale).astype(np.float64)
-        sigmoid = 0.5 + 0.5 * np.tanh(0.5 * real)  # exp would overflow
-        return SIGMOID_QPARAMS.quantize(sigmoid).astype(np.int8)
+        real = x.astype(np.float32) * input_qparams.scale
+        with np.errstate(over="ignore"):  # to infinity, whose sigmoid is 0
+            exponential = np.exp(-real.astype(np.float64)).astype(np.float32)
+        sigmoid = np.float32(1) / (np.float32(1) + exponential)
+        return how.quantize(sigmoid, SIGMOID_QPARAMS).astype(np.int8)
 
     return _lookup(q, input_qparams, function)
 

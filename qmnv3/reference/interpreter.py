@@ -105,7 +105,7 @@ def _execute(op: Op, graph: QuantGraph, values: Mapping[str, Array], how: Semant
         case HardSigmoid():
             return hard_sigmoid_i8(x[0], first)
         case Logistic():
-            return logistic_i8(x[0], first)
+            return logistic_i8(x[0], first, how)
 
 
 def _grid(graph: QuantGraph, op: Op, name: str) -> QParams:

@@ -1,14 +1,14 @@
-"""h-swish and hard-sigmoid over all 256 inputs and many grids."""
+"""h-swish, hard-sigmoid and sigmoid over all 256 inputs and many grids."""
 
 import numpy as np
 import pytest
 import torch
-from litert_oracle import run_litert
+from litert_oracle import needs_x86, run_litert
 from single_op import grid, hard_swish_grids, one_op, random_grid
 
 from qmnv3.errors import GraphError
-from qmnv3.ir import HardSwish, QParams, QuantGraph, Tensor
-from qmnv3.reference import hard_sigmoid_i8, hard_swish_i8
+from qmnv3.ir import HardSwish, Logistic, QParams, QuantGraph, Tensor
+from qmnv3.reference import SemanticsName, hard_sigmoid_i8, hard_swish_i8, run
 
 EVERY_INPUT = np.arange(-128, 128).astype(np.int8).reshape(1, 16, 16, 1)
 
@@ -84,6 +84,20 @@ def test_hard_sigmoid_at_its_corners() -> None:
     q = np.array([-128, -3, 0, 3, 127], np.int8)
     # 0, 0, a half, and one, which the grid [0, 255/256] saturates.
     assert hard_sigmoid_i8(q, source).tolist() == [-128, -128, 0, 127, 127]
+
+
+@pytest.mark.parametrize("semantics", ["tflite", pytest.param("xnnpack", marks=needs_x86)])
+@pytest.mark.parametrize(
+    ("scale", "zero_point"), [(0.12072428, 3), (0.0025449394, -113), (0.004344787, 46), (0.16043237, 126)]
+)
+def test_a_sigmoid_on_a_tie_rounds_as_the_runtime_does(
+    scale: float, zero_point: int, semantics: SemanticsName
+) -> None:
+    """Grids with an entry so near a tie that the order of float32 roundings decides."""
+    source = Tensor("x", EVERY_INPUT.shape, "int8", grid(scale, zero_point))
+    graph = one_op(Logistic("op", ("x",), "y"), [source], grid(1 / 256, -128))
+    expected = run_litert(graph, {"x": EVERY_INPUT}, semantics).outputs["y"]
+    np.testing.assert_array_equal(run(graph, {"x": EVERY_INPUT}, semantics)["y"], expected)
 
 
 def test_activations_keep_the_shape() -> None:
