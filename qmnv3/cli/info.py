@@ -1,13 +1,14 @@
 """`qmnv3 info`: layers, parameters and multiply-adds of a model."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from qmnv3.models.config import ModelOptions
     from qmnv3.models.count import ModelCost
 
 EXAMPLES = """
@@ -19,6 +20,8 @@ squeeze-and-excite's multiplication and residual additions are not counted.
 **Examples**
 
     qmnv3 info --model large --width 0.75 --resolution 224
+
+    qmnv3 info --model large --last-stage original   # as before Figure 5
 
     qmnv3 info --model my_package.nets:build --json costs.json
 
@@ -38,6 +41,12 @@ def command(
     head_width: Annotated[
         int | None, typer.Option(help="Width of the head: 1280, or 1024 as released.")
     ] = None,
+    last_stage: Annotated[
+        str | None, typer.Option(help="V3: efficient, efficient_bn (BatchNorm in the head) or original.")
+    ] = None,
+    squeeze_excite: Annotated[
+        str | None, typer.Option(help="V3: squeezed to 1/4 of the expansion or of the input, or none.")
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the table as JSON.")] = None,
     paper: Annotated[bool, typer.Option(help="Compare Tables 3 and 9 instead, in Markdown.")] = False,
 ) -> None:
@@ -51,19 +60,18 @@ def command(
 
     from qmnv3.cli.options import table_console
     from qmnv3.files import write_json
-    from qmnv3.models.config import ModelOptions
     from qmnv3.models.count import count
     from qmnv3.models.weights import load_model
 
-    options: ModelOptions = {}
-    if width is not None:
-        options["width"] = width
-    if classes is not None:
-        options["num_classes"] = classes
-    if stem_width is not None:
-        options["stem_width"] = stem_width
-    if head_width is not None:
-        options["head_width"] = head_width
+    asked = {
+        "width": width,
+        "num_classes": classes,
+        "stem_width": stem_width,
+        "head_width": head_width,
+        "last_stage": last_stage,
+        "squeeze_excite": squeeze_excite,
+    }
+    options = cast("ModelOptions", {key: value for key, value in asked.items() if value is not None})
     cost = count(load_model(model, **options).model, resolution)
     title = f"{model}, {resolution}x{resolution}" + "".join(f", {key} {x}" for key, x in options.items())
     table_console().print(_table(cost, title))

@@ -57,11 +57,10 @@ def conv_bn(
 
 
 class SqueezeExcite(nn.Module):
-    """Gate each channel by hard-sigmoid of a small network on the means (5.2.1: 1/4 of the expansion)."""
+    """Gate each channel by hard-sigmoid of a small network on the means, `squeezed` channels wide."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, squeezed: int) -> None:
         super().__init__()
-        squeezed = scaled(channels / 4)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc1 = nn.Conv2d(channels, squeezed, 1)
         self.activation = nn.ReLU()
@@ -96,7 +95,9 @@ class V3Block(nn.Module):
             layers.append(conv_bn(config, inputs, expanded, act))
         layers.append(conv_bn(config, expanded, expanded, act, kernel=kernel, stride=stride, groups=expanded))
         if squeeze_excite:
-            layers.append(SqueezeExcite(expanded))
+            # 5.2.1, or MnasNet's: a quarter of the input, not rounded to 8.
+            quarter = scaled(expanded / 4) if config.squeeze_excite == "expansion" else max(1, inputs // 4)
+            layers.append(SqueezeExcite(expanded, quarter))
         layers.append(conv_bn(config, expanded, outputs, None))
         self.block = nn.Sequential(*layers)
         self.residual = stride == 1 and inputs == outputs

@@ -54,6 +54,8 @@ def save_checkpoint(path: Path, model: MobileNet, preprocessing: Preprocessing) 
         "padding": config.padding,
         "nonlinearity": config.nonlinearity,
         "activations": json.dumps(dict(config.activations)),
+        "last_stage": config.last_stage,
+        "squeeze_excite": config.squeeze_excite,
         "bn_eps": str(config.bn_eps),
         "bn_momentum": str(config.bn_momentum),
         "dropout": str(config.dropout),

@@ -37,7 +37,7 @@ def model_options(source: Path | str, metadata: Mapping[str, str]) -> ModelOptio
     for key in ("width", "bn_eps", "bn_momentum", "dropout"):
         if key in metadata:
             options[key] = _parsed(source, metadata, key, float)
-    for key in ("padding", "nonlinearity"):
+    for key in ("padding", "nonlinearity", "last_stage", "squeeze_excite"):
         if key in metadata:
             options[key] = metadata[key]
     if "activations" in metadata:

@@ -15,11 +15,17 @@ from qmnv3.models.rows import V2Spec, V3Spec
 class MobileNet(nn.Module):
     """Features, global average pooling, classifier. Built from a `ModelConfig` kept as `config`."""
 
-    def __init__(self, config: ModelConfig, features: nn.Sequential, classifier: nn.Sequential) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        features: nn.Sequential,
+        classifier: nn.Sequential,
+        avgpool: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         self.config = config
         self.features = features
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.avgpool = avgpool or nn.AdaptiveAvgPool2d(1)
         self.classifier = classifier
 
     def forward(self, x: Tensor) -> Tensor:
@@ -32,8 +38,8 @@ def build_model(name: str, *, seed: int = 0, **options: Unpack[ModelOptions]) ->
     """A built-in model (large, small, large_minimalistic, small_minimalistic, v2) with random weights.
 
     `options` are the fields of `ModelConfig`: width, num_classes, dropout, padding, nonlinearity,
-    activations, stem_width, head_width, bn_eps, bn_momentum. The global random state is left as it was.
-    ModelError for an unknown name, site or value.
+    activations, stem_width, head_width, last_stage, squeeze_excite, bn_eps, bn_momentum. The global
+    random state is left as it was. ModelError for an unknown name, site or value.
     """
     return build(model_config(name, options), seed=seed)
 
@@ -54,7 +60,8 @@ def sites(config: ModelConfig) -> list[str]:
     spec = config.spec
     if isinstance(spec, V2Spec):
         return [f"features.{i}" for i in range(sum(row.n for row in spec.rows) + 2)]
-    return [*(f"features.{i}" for i in range(len(spec.rows) + 2)), "classifier"]
+    stages = [f"features.{i}" for i in range(len(spec.rows) + 2)]
+    return [*stages, "classifier"] if spec.head_after_pooling else stages
 
 
 def _v3(config: ModelConfig, spec: V3Spec) -> MobileNet:
@@ -78,21 +85,30 @@ def _v3(config: ModelConfig, spec: V3Spec) -> MobileNet:
                 kernel=row.kernel,
                 stride=row.stride,
                 act=config.activation_at(f"features.{len(features)}", row.activation, row.out),
-                squeeze_excite=row.squeeze_excite,
+                squeeze_excite=row.squeeze_excite and config.squeeze_excite != "none",
                 expands=row.expansion != row_inputs,
             )
         )
         inputs, row_inputs = outputs, row.out
-    last = scaled(spec.last_conv * config.width)
-    act = config.activation_at(f"features.{len(features)}", spec.activation, spec.last_conv)
+    last, channels = scaled(spec.last_conv * config.width), spec.last_conv
+    if not spec.head_after_pooling:
+        last = channels = config.head_width
+    act = config.activation_at(f"features.{len(features)}", spec.activation, channels)
     features.append(conv_bn(config, inputs, last, act))
-    classifier = nn.Sequential(
-        nn.Linear(last, config.head_width),
-        activation(config.activation_at("classifier", spec.activation, config.head_width)),
-        nn.Dropout(config.dropout),
-        nn.Linear(config.head_width, config.num_classes),
-    )
-    return MobileNet(config, nn.Sequential(*features), classifier)
+    return _v3_ending(config, spec, nn.Sequential(*features), last)
+
+
+def _v3_ending(config: ModelConfig, spec: V3Spec, features: nn.Sequential, last: int) -> MobileNet:
+    """Pooling, head and classifier; a head with BatchNorm is a 1x1 convolution right after pooling."""
+    head = config.head_width
+    classifier = nn.Sequential(nn.Dropout(config.dropout), nn.Linear(head, config.num_classes))
+    if not spec.head_after_pooling:
+        return MobileNet(config, features, classifier)
+    act = config.activation_at("classifier", spec.activation, head)
+    if config.last_stage == "efficient_bn":
+        pooled_head = nn.Sequential(nn.AdaptiveAvgPool2d(1), conv_bn(config, last, head, act))
+        return MobileNet(config, features, classifier, pooled_head)
+    return MobileNet(config, features, nn.Sequential(nn.Linear(last, head), activation(act), *classifier))
 
 
 def _v2(config: ModelConfig, spec: V2Spec) -> MobileNet:

@@ -24,7 +24,8 @@ class V3Spec:
     """MobileNetV3: a 3x3 stem at stride 2, `rows`, a 1x1 convolution, pooling, head and classifier.
 
     `stem` is the number of filters of the first convolution, `last_conv` of the 1x1 convolution before
-    pooling, `head` of the fully connected layer after it.
+    pooling, `head` of the fully connected layer after it. Without `head_after_pooling` the head itself is the
+    1x1 convolution before pooling.
     """
 
     rows: tuple[V3Row, ...]
@@ -32,6 +33,7 @@ class V3Spec:
     head: int
     stem: int = 16
     activation: Activation = "hswish"
+    head_after_pooling: bool = True
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,16 @@ def _minimalistic(spec: V3Spec, head: int) -> V3Spec:
     """`spec` without its advanced parts: no squeeze-and-excite, no h-swish, every kernel 3x3."""
     rows = tuple(replace(row, kernel=3, squeeze_excite=False, activation="relu") for row in spec.rows)
     return replace(spec, rows=rows, head=head, activation="relu")
+
+
+def with_original_last_stage(spec: V3Spec) -> V3Spec:
+    """`spec` ending as networks did before MobileNetV3, Figure 5, left: the features are made before pooling.
+
+    The 1x1 convolution to `last_conv` there begins one more bottleneck, 3x3, that projects to twice the
+    channels of the row before it: 960 and 320 in Large. Figure 5 shows Large; Small is ended alike.
+    """
+    row = V3Row(3, spec.last_conv, 2 * spec.rows[-1].out, _NO, spec.activation, 1)
+    return replace(spec, rows=(*spec.rows, row), head_after_pooling=False)
 
 
 # The paper does not define these; Google's release does, with its head of 1024 for Small.

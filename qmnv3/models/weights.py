@@ -10,7 +10,15 @@ from torch import Tensor, nn
 
 from qmnv3.errors import ModelError, WeightsError
 from qmnv3.models.checkpoint import Checkpoint, load_checkpoint
-from qmnv3.models.config import ModelConfig, ModelOptions, architecture_name, model_config, scaled
+from qmnv3.models.config import (
+    LastStage,
+    ModelConfig,
+    ModelOptions,
+    architecture_name,
+    architecture_spec,
+    model_config,
+    scaled,
+)
 from qmnv3.models.metadata import default_metadata, model_options, preprocessing
 from qmnv3.models.network import build, build_model
 from qmnv3.models.rows import ARCHITECTURES, ArchitectureName, V2Spec
@@ -22,6 +30,7 @@ from qmnv3.preprocessing import Preprocessing
 _WIDTHS = (1.0, 0.75, 0.5, 0.35, 1.25, 1.3, 1.4)
 # Paper 6.1.1: "the same image preprocessing as Inception", pixels in [-1, 1].
 _UNTRAINED = {"mean": "0.5,0.5,0.5", "std": "0.5,0.5,0.5"}
+_HEADS: dict[LastStage, str] = {"efficient": "classifier.0.weight", "efficient_bn": "avgpool.1.0.weight"}
 
 
 @dataclass(frozen=True)
@@ -75,7 +84,7 @@ def load_model(
     elif "features.0.0.weight" in state and not any(key.startswith("classifier.") for key in state):
         raise WeightsError(f"{weights}: is a backbone without classifier; train a classifier on it first")
     elif drop_background:
-        state = _without_background(weights, architecture, state)
+        state = _without_background(weights, state)
     known = {
         **default_metadata(weights, architecture, timm=timm),
         **checkpoint.metadata,
@@ -117,13 +126,11 @@ def fitted_config(
 
     `options` win. What the shapes do not show keeps its default: `mismatch` then tells what differs.
     """
-    spec = ARCHITECTURES[architecture]
+    last_stage = options.get("last_stage", "efficient")
+    spec = architecture_spec(architecture, last_stage)
     stages = sum(row.n for row in spec.rows) if isinstance(spec, V2Spec) else len(spec.rows)
     narrowest = spec.rows[-1].c if isinstance(spec, V2Spec) else spec.rows[-1].out
-    last, final = (
-        f"features.{stages + 1}.0.weight",
-        f"classifier.{1 if isinstance(spec, V2Spec) else 3}.weight",
-    )
+    last = f"features.{stages + 1}.0.weight"
     inputs = _size(state, last, axis=1)
     width = options.get("width") or next((w for w in _WIDTHS if scaled(narrowest * w) == inputs), 1.0)
     block = "conv" if isinstance(spec, V2Spec) else "block"
@@ -131,11 +138,11 @@ def fitted_config(
     stem = _size(state, f"features.1.{block}.0.0.weight")
     shown: ModelOptions = {"width": width}
     shown["stem_width"] = next((s for s in (spec.stem, 16, 32) if scaled(s * width) == stem), spec.stem)
-    head = _size(state, last if isinstance(spec, V2Spec) else "classifier.0.weight")
+    head = _size(state, last if isinstance(spec, V2Spec) else _HEADS.get(last_stage, last))
     # V2 multiplies its head above width 1.0: the shape is not the head width then.
     if head and not (isinstance(spec, V2Spec) and width > 1):
         shown["head_width"] = head
-    classes = _size(state, final)
+    classes = _size(state, f"{_final_layer(state)}.weight")
     if classes:
         shown["num_classes"] = classes
     return model_config(architecture, {**shown, **options})
@@ -146,11 +153,15 @@ def _size(state: Mapping[str, Tensor], key: str, axis: int = 0) -> int | None:
     return tensor.shape[axis] if tensor is not None and tensor.ndim > axis else None
 
 
-def _without_background(
-    source: Path, architecture: ArchitectureName, state: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
+def _final_layer(state: Mapping[str, Tensor]) -> str:
+    """Name of the layer that gives the logits, "classifier.3" or, where the head is elsewhere, ".1"."""
+    names = [key.removesuffix(".weight") for key in state if key.startswith("classifier.")]
+    return max((name for name in names if not name.endswith(".bias")), default="classifier.3")
+
+
+def _without_background(source: Path, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """`state` with the first of 1001 classes, "background", cut from the classifier."""
-    final = "classifier.1" if architecture == "v2" else "classifier.3"
+    final = _final_layer(state)
     classes = _size(state, f"{final}.weight")
     if classes is not None and classes != 1001:
         raise WeightsError(f"{source}: has {classes} classes, not 1001: there is no background class to drop")

@@ -11,6 +11,7 @@ from calibration.config import PtqConfig
 from calibration.ptq import calibrate
 from qmnv3.export.tflite import build_tflite
 from qmnv3.ir import Metadata, QuantGraph
+from qmnv3.models.config import ModelOptions
 from qmnv3.models.network import build_model
 from qmnv3.preprocessing import Preprocessing
 from qmnv3.quant.convert import convert
@@ -26,9 +27,9 @@ class Quantized:
     graph: QuantGraph
 
 
-def random_network(name: str, nonlinearity: str = "paper") -> Quantized:
+def random_network(name: str, options: ModelOptions) -> Quantized:
     """`name` with random weights whose BatchNorm statistics fit them, calibrated on noise."""
-    model = build_model(name, seed=0, nonlinearity=nonlinearity)
+    model = build_model(name, seed=0, **options)
     noise = np.random.default_rng(0).uniform(-1, 1, (8, 224, 224, 3)).astype(np.float32)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):

@@ -15,7 +15,15 @@ from qmnv3.reference import run
 
 
 @pytest.fixture(
-    scope="module", params=[("small", "paper"), ("large", "paper"), ("small", "swish@16")], ids=str
+    scope="module",
+    params=[
+        ("small", {}),
+        ("large", {}),
+        ("small", {"nonlinearity": "swish@16"}),
+        ("small", {"last_stage": "original", "squeeze_excite": "none"}),
+        ("small", {"last_stage": "efficient_bn", "squeeze_excite": "input"}),
+    ],
+    ids=str,
 )
 def network(request: pytest.FixtureRequest) -> Quantized:
     return random_network(*request.param)
