@@ -16,6 +16,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
@@ -62,13 +63,11 @@ def join_world(device: str) -> World:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     if not dist.is_initialized():
         rank = int(os.environ["RANK"])
-        if rank == 0:
-            _store().set(_FAILURES, "0")  # a store may outlive processes that were started again
         backend, timeout = ("nccl", None) if device == "cuda" else ("gloo", _PATIENCE)
         dist.init_process_group(backend, store=_store(), rank=rank, world_size=size, timeout=timeout)
         if device == "cpu":
             atexit.register(dist.destroy_process_group)  # gloo's threads abort an interpreter that ends first
-    return World(dist.get_rank(), size, device, os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0")
+    return World(dist.get_rank(), size, device, _restarts() > 0)
 
 
 def is_distributed() -> bool:
@@ -79,7 +78,12 @@ def is_distributed() -> bool:
 @cache
 def _store() -> Any:
     store, _, _ = next(rendezvous("env://"))
-    return store
+    # torchrun's store outlives processes that are started again: their addresses and counts are not ours.
+    return PrefixStore(f"restart_{_restarts()}", store)
+
+
+def _restarts() -> int:
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 def first_to_fail() -> bool:

@@ -41,7 +41,7 @@ T = TypeVar("T")
 def in_processes(size: int, work: Callable[[int, Callable[[bytes], list[bytes]]], T]) -> list[T]:
     """What `work(rank, gather)` returns in each of `size` threads."""
     given = [b""] * size
-    barrier = threading.Barrier(size, timeout=60)
+    barrier = threading.Barrier(size, timeout=600)
 
     def run(rank: int) -> T:
         def gather(content: bytes) -> list[bytes]:

@@ -26,7 +26,7 @@ RECIPE = "level: 5\nbatch_size: 2\nreconstruction: {steps: 2}\n"
 def torchrun(*arguments: object) -> Finished:
     command = [*LAUNCHER, *map(str, arguments)]
     environment = ENVIRONMENT | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
     return Finished(done.returncode, done.stdout, done.stderr)
 
 

@@ -31,7 +31,7 @@ def torchrun(what: str, out: Path, *options: str) -> tuple[State, State]:
     path = os.pathsep.join(map(str, (HERE.parents[1], HERE.parent)))
     command = [*launcher, *options, str(HERE / "processes_worker.py"), what, str(out)]
     environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     first, second = (load_file(out / f"machine{rank}" / "result.safetensors") for rank in (0, 1))
     return first, second
