@@ -3,14 +3,12 @@
 import copy
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from safetensors.torch import save
 from torch import fx, nn
 
@@ -26,13 +24,11 @@ from qmnv3.cli.training_data import (
     class_outputs,
     find_training_data,
     validation,
+    whole_images,
 )
 from qmnv3.cli.training_view import TrainingView
-from qmnv3.data.folder import sample
 from qmnv3.data.image_set import IntArray
-from qmnv3.data.loader import load_batches
 from qmnv3.ir import Metadata, QuantGraph
-from qmnv3.models.weights import LoadedModel
 from qmnv3.qat.distillation import Teacher
 from qmnv3.qat.model import QatModel
 from qmnv3.qat.task import QatTask, freeze_trained, reestimate_batch_norm
@@ -107,7 +103,11 @@ def run_qat(job: QatJob, progress: Progress = silent) -> QatResult | None:
         )
     if not world.leads:
         return None
-    _reestimate(job, data, loaded, model)
+    if job.config.training.reestimate_images:
+        reestimate_batch_norm(
+            model, whole_images(data, loaded.preprocessing, job.config.training, job.device)
+        )
+    model.cpu()
     frozen = copy.deepcopy(start.model)
     floored = freeze_trained(model, frozen)
     accuracies = _accuracies(judge, start, frozen, job.device)
@@ -162,21 +162,6 @@ def _task(job: QatJob, data: TrainingData, start: Start, model: QatModel, world:
         label_smoothing=config.training.label_smoothing,
         mixing=config.training.mixing,
     )
-
-
-def _reestimate(job: QatJob, data: TrainingData, loaded: LoadedModel, model: QatModel) -> None:
-    count = job.config.schedule.reestimate_batches
-    if count:
-        reestimate_batch_norm(model, _images(job, data, loaded, count))
-    model.cpu()
-
-
-def _images(job: QatJob, data: TrainingData, loaded: LoadedModel, count: int) -> Iterator[torch.Tensor]:
-    size = job.config.training.batch_size
-    chosen = sample(data.train, count * size, job.config.training.seed)
-    batches = load_batches(data.train, loaded.preprocessing, size, indices=chosen, skip_bad=True)
-    for batch in islice(batches, count):
-        yield torch.from_numpy(batch.images).permute(0, 3, 1, 2).to(job.device)
 
 
 def _as_deployed(judge: Judge | None, start: Start) -> Judge | None:

@@ -1,8 +1,12 @@
 """The whole of `qmnv3 train`: load, train, save weights."""
 
+import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from qmnv3.cli.training_data import (
     TrainingData,
@@ -10,6 +14,7 @@ from qmnv3.cli.training_data import (
     class_outputs,
     find_training_data,
     validation,
+    whole_images,
 )
 from qmnv3.cli.training_view import TrainingView
 from qmnv3.environment import environment
@@ -20,12 +25,14 @@ from qmnv3.models.config import ModelOptions
 from qmnv3.models.network import MobileNet
 from qmnv3.models.user_model import is_user_model
 from qmnv3.models.weights import LoadedModel, load_model
+from qmnv3.training.batch_norm import reestimate_batch_norm
 from qmnv3.training.checkpoints import LAST
 from qmnv3.training.config import TrainConfig
 from qmnv3.training.distributed import join_world
 from qmnv3.training.loop import CHECKPOINTS, Outcome, train
 from qmnv3.training.task import ClassificationTask
 
+Judge = Callable[[nn.Module], float]
 WEIGHTS, SUMMARY = "model.safetensors", "train.json"
 
 
@@ -61,6 +68,12 @@ def run_train(job: TrainJob) -> Outcome:
     if not isinstance(network, MobileNet):
         raise ModelError(f"model {job.model}: only built-in models can be trained")
     trained, judged = class_outputs(data, len(data.train.classes))
+    judge = validation(data, loaded.preprocessing, job.device, judged)
+    count = job.config.reestimate_images
+
+    def fresh(model: nn.Module) -> None:
+        reestimate_batch_norm(model, whole_images(data, loaded.preprocessing, job.config, job.device))
+
     recipe = {"model": network.config.to_json(), "weights": str(job.weights), "data": str(job.data)}
     recipe |= job.config.model_dump()
     with TrainingView(job.config.epochs) as view:
@@ -70,12 +83,14 @@ def run_train(job: TrainJob) -> Outcome:
             job.config,
             job.out,
             recipe=recipe,
-            validate=validation(data, loaded.preprocessing, job.device, judged),
+            validate=_with_fresh_statistics(judge, fresh) if judge and count else judge,
             world=world,
             resume=job.resume,
             reporter=view if world.leads else None,
         )
     if world.leads:
+        if count:
+            fresh(network)
         save_checkpoint(job.out / WEIGHTS, network.cpu(), loaded.preprocessing)
         write_json(job.out / SUMMARY, _summary(outcome, recipe))
     return outcome
@@ -112,6 +127,17 @@ def _load(job: TrainJob, data: TrainingData) -> LoadedModel:
         seed=job.config.seed,
         **options,
     )
+
+
+def _with_fresh_statistics(judge: Judge, refresh: Callable[[nn.Module], None]) -> Judge:
+    """Judges what would be kept at the end, and changes nothing."""
+
+    def judge_copy(model: nn.Module) -> float:
+        kept = copy.deepcopy(model)
+        refresh(kept)
+        return judge(kept)
+
+    return judge_copy
 
 
 def _summary(outcome: Outcome, recipe: dict[str, Any]) -> dict[str, Any]:

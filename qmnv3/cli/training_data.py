@@ -1,6 +1,6 @@
 """Images for training and validation: folders or shards."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from torch import nn
 from qmnv3.cli.progress import progress
 from qmnv3.data.augment import Augmentation
 from qmnv3.data.classes import class_index
-from qmnv3.data.folder import find_images
+from qmnv3.data.folder import find_images, sample
 from qmnv3.data.image_set import ImageSet, IntArray
 from qmnv3.data.loader import load_batches
 from qmnv3.data.order import Position
@@ -23,6 +23,7 @@ from qmnv3.training.config import TrainConfig
 from qmnv3.training.distributed import World
 
 _VALIDATION_BATCH = 50
+_STATISTICS_BATCH = 100
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,15 @@ def batch_source(
         world_size=world.size,
         workers=config.workers,
     )
+
+
+def whole_images(
+    data: TrainingData, spec: Preprocessing, config: TrainConfig, device: str
+) -> Iterator[torch.Tensor]:
+    """Training images [N, 3, H, W] as they are evaluated, for BatchNorm's statistics."""
+    chosen = sample(data.train, config.reestimate_images, config.seed)
+    for batch in load_batches(data.train, spec, _STATISTICS_BATCH, indices=chosen, skip_bad=True):
+        yield torch.from_numpy(batch.images).permute(0, 3, 1, 2).to(device)
 
 
 def validation(

@@ -19,9 +19,11 @@ _BRIGHTNESS, _SATURATION, _HUE, _CONTRAST = 32.0, (0.5, 1.5), 0.2, (0.5, 1.5)
 class Augmentation:
     """A crop of a random share of the area (uniform) and aspect (log-uniform), flip, colour distortion.
 
-    `shift` instead moves the image by up to so many pixels each way, edges repeated, before the crop.
+    `resolution` is the side of the result in pixels, None that of the evaluated images. `shift` instead moves
+    the image by up to so many pixels each way, edges repeated, before the crop.
     """
 
+    resolution: int | None = None
     min_area: float = 0.08
     min_aspect: float = 3 / 4
     max_aspect: float = 4 / 3
@@ -36,10 +38,10 @@ def augment(
     augmentation: Augmentation,
     generator: np.random.Generator,
 ) -> FloatImage:
-    """uint8 RGB [H, W, 3] to float32 [resolution, resolution, 3], normalised as `spec` says."""
+    """uint8 RGB [H, W, 3] to float32 [side, side, 3], normalised as `spec` says."""
     if augmentation.shift:
         image = _shifted(image, augmentation.shift, generator)
-    side = spec.resolution
+    side = augmentation.resolution or spec.resolution
     box = random_box(image.shape[1], image.shape[0], augmentation, generator)
     picture = Image.fromarray(image).resize((side, side), RESAMPLING[spec.interpolation], box)
     if augmentation.flip and generator.random() < 0.5:

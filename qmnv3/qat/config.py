@@ -35,15 +35,13 @@ class QatScheduleConfig(_Strict):
 
     Rounding starts after `quantize_after`. BatchNorm takes its statistics from the batches until
     `freeze_batch_norm_after`, ranges change until `freeze_ranges_after`. `damping` draws weights to the
-    middle of their bins, more and more along a cosine up to this strength (Nagel et al. 2022). With
-    `reestimate_batches` BatchNorm's statistics are taken anew at the end, from so many batches.
+    middle of their bins, more and more along a cosine up to this strength (Nagel et al. 2022).
     """
 
     quantize_after: Share = 0.0
     freeze_batch_norm_after: Share = 0.5
     freeze_ranges_after: Share = 0.9
     damping: Annotated[float, Field(ge=0)] = 0.0
-    reestimate_batches: Annotated[int, Field(strict=True, ge=0)] = 0
 
     @model_validator(mode="after")
     def _statistics_are_still_taken(self) -> "QatScheduleConfig":

@@ -1,8 +1,7 @@
 """What the training loop trains in quantization-aware training."""
 
 import math
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 
 import torch
 from torch import fx
@@ -11,6 +10,7 @@ from calibration.freeze import FlooredScale, freeze
 from qmnv3.qat.config import DistillationConfig, QatScheduleConfig
 from qmnv3.qat.distillation import Teacher, feature_loss, logits_loss
 from qmnv3.qat.model import QatModel
+from qmnv3.training.batch_norm import averaging
 from qmnv3.training.config import MixingConfig
 from qmnv3.training.mixing import mix
 
@@ -78,30 +78,19 @@ class QatTask:
 @torch.no_grad()
 def reestimate_batch_norm(model: QatModel, batches: Iterable[torch.Tensor]) -> None:
     """Take BatchNorm's running statistics anew: their plain means over `batches` [N, 3, H, W]."""
-    with _averaging(model):
-        for images in batches:
-            model(images)
-
-
-@contextmanager
-def _averaging(model: QatModel) -> Iterator[None]:
-    norms = [layer.norm for layer in model.layers() if layer.norm is not None]
-    folds = [layer.folds for layer in model.layers()]
-    momenta = [norm.momentum for norm in norms]
+    layers = list(model.layers())
+    folds = [layer.folds for layer in layers]
     was_training = model.training
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a cumulative average
-    for layer in model.layers():
+    for layer in layers:
         layer.folds = False
     model.train()
     try:
-        yield
+        with averaging([layer.norm for layer in layers if layer.norm is not None]):
+            for images in batches:
+                model(images)
     finally:
         model.train(was_training)
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-        for layer, fold in zip(model.layers(), folds, strict=True):
+        for layer, fold in zip(layers, folds, strict=True):
             layer.folds = fold
 
 

@@ -65,10 +65,12 @@ class EmaConfig(_Strict):
 class AugmentationConfig(_Strict):
     """Inception preprocessing: a crop of a random share of the area and aspect, flip, colour distortion.
 
-    `shift` instead moves the whole image by up to so many pixels, as suits small drawings: then give
-    `min_area` 1.0.
+    `resolution` is the side of the training images, by default that of the evaluated ones: smaller is
+    faster, and makes objects look as large as they do in evaluation (Touvron et al. 2019). `shift` instead
+    moves the whole image by up to so many pixels, as suits small drawings: then give `min_area` 1.0.
     """
 
+    resolution: Count | None = None
     min_area: Annotated[float, Field(gt=0, le=1)] = 0.08
     min_aspect: Positive = 0.75
     max_aspect: Positive = 4 / 3
@@ -94,8 +96,9 @@ class TrainConfig(_Strict):
     `workers` decode images ahead. The model is validated every `validate_every` epochs and saved every
     `save_every_s` seconds, after every validation and at the end. `bn_momentum` is torch's, the weight of a
     new batch in BatchNorm's running statistics; None leaves the model's (0.01, the paper's 0.99): short runs
-    need more. `tensorboard` writes event files beside the log. `precision` "bf16" is autocast. `compile`
-    uses torch.compile, which needs a C++ compiler (CPU) or Triton (GPU).
+    need more. With `reestimate_images` these are taken anew in the end, from so many whole training images.
+    `tensorboard` writes event files beside the log. `precision` "bf16" is autocast. `compile` uses
+    torch.compile, which needs a C++ compiler (CPU) or Triton (GPU).
     """
 
     epochs: Count = 10
@@ -103,6 +106,7 @@ class TrainConfig(_Strict):
     accumulate: Count = 1
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**63)] = 0
     bn_momentum: Annotated[float, Field(gt=0, le=1)] | None = None
+    reestimate_images: Annotated[int, Field(strict=True, ge=0)] = 0
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     max_grad_norm: Positive | None = None
     precision: Literal["float32", "bf16"] = "float32"

@@ -8,10 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from cli_command import ENVIRONMENT, assert_refused, spawn, untouched
 from conftest import Cli
 from PIL import Image
 from safetensors.numpy import load_file
+
+from qmnv3.data.transform import preprocess
+from qmnv3.models.weights import LoadedModel, load_model
 
 MODEL = ("--model", "small", "--width", 0.35, "--resolution", 32)
 
@@ -54,6 +58,40 @@ def test_train_writes_weights_log_and_summary(trained: Path) -> None:
     assert max(line["validation"] for line in lines if "validation" in line) == 1.0
     summary = json.loads((trained / "train.json").read_text())
     assert summary["steps"] == 18 and summary["recipe"]["model"]["width"] == 0.35
+
+
+def test_statistics_of_whole_images_are_judged_and_kept(
+    cli: Cli, tmp_path: Path, colours: Path, trained: Path
+) -> None:
+    """At a rate of almost nothing only BatchNorm's statistics change."""
+    recipe = tmp_path / "fresh.yaml"
+    recipe.write_text(
+        "epochs: 1\nbatch_size: 8\noptimizer: {rate: 1.0e-30, weight_decay: 0}\nreestimate_images: 24\n"
+        "augmentation: {resolution: 24, colour: false}\n"
+    )
+    given = ("--model", "small", "--weights", trained / "model.safetensors", "--resolution", 32)
+    done = cli("train", *given, "--data", colours, "--recipe", recipe, "--out", tmp_path / "fresh")
+    assert done.code == 0, done.stderr
+    parent, kept = (
+        load_model("small", folder / "model.safetensors") for folder in (trained, tmp_path / "fresh")
+    )
+    batch = _batch(list((colours / "train").rglob("*.png")), parent)
+    with torch.no_grad():
+        raw = parent.model.features[0][0](batch)
+    torch.testing.assert_close(
+        kept.model.features[0][1].running_mean, raw.mean((0, 2, 3)), rtol=1e-4, atol=1e-5
+    )
+    summary = json.loads((tmp_path / "fresh" / "train.json").read_text())
+    right = [
+        int(kept.model(_batch([path], kept)).argmax()) == ("blue", "red").index(path.parent.name)
+        for path in (colours / "val").rglob("*.png")
+    ]
+    assert np.mean(right) == summary["best_validation"]
+
+
+def _batch(paths: list[Path], model: LoadedModel) -> torch.Tensor:
+    images = [preprocess(np.asarray(Image.open(path)), model.preprocessing) for path in paths]
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
 
 
 def test_qat_ends_in_a_run_that_exports_and_evaluates(

@@ -47,6 +47,15 @@ def test_the_crop_is_pillows() -> None:
     np.testing.assert_array_equal(pixels(found), np.asarray(expected))
 
 
+def test_training_images_may_be_smaller_than_evaluated_ones() -> None:
+    image = picture()
+    small = Augmentation(16, min_area=1.0, min_aspect=1.0, max_aspect=1.0, flip=False, colour=False)
+    box = random_box(56, 40, small, np.random.default_rng(3))
+    expected = Image.fromarray(image).resize((16, 16), Image.Resampling.BILINEAR, box)
+    found = augment(image, SPEC, small, np.random.default_rng(3))
+    np.testing.assert_array_equal(pixels(found), np.asarray(expected))
+
+
 def test_half_of_the_images_are_flipped() -> None:
     image = picture(32, 32)
     flipping = Augmentation(min_area=1.0, min_aspect=1.0, max_aspect=1.0, colour=False)
