@@ -39,23 +39,35 @@ T = TypeVar("T")
 
 
 def in_processes(size: int, work: Callable[[int, Callable[[bytes], list[bytes]]], T]) -> list[T]:
-    """What `work(rank, gather)` returns in each of `size` threads."""
+    """What `work(rank, gather)` returns in each of `size` threads, of which one works at a time.
+
+    Tracing a model changes torch for all threads.
+    """
     given = [b""] * size
     barrier = threading.Barrier(size, timeout=600)
+    working = threading.Lock()
+
+    def meet() -> None:
+        working.release()
+        try:
+            barrier.wait()
+        finally:
+            working.acquire()
 
     def run(rank: int) -> T:
         def gather(content: bytes) -> list[bytes]:
             given[rank] = content
-            barrier.wait()
+            meet()
             everything = list(given)
-            barrier.wait()
+            meet()
             return everything
 
-        try:
-            return work(rank, gather)
-        except BaseException:
-            barrier.abort()
-            raise
+        with working:
+            try:
+                return work(rank, gather)
+            except BaseException:
+                barrier.abort()
+                raise
 
     with ThreadPoolExecutor(size) as pool:
         return list(pool.map(run, range(size)))
