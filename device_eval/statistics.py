@@ -1,5 +1,6 @@
 """Accuracy with intervals, paired comparison, and distances between output distributions."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
 
@@ -14,6 +15,7 @@ BoolArray = npt.NDArray[np.bool_]
 CONFIDENCE = 0.95
 # 8-bit softmax outputs store most classes as 0; half a step of mass is spread over the classes instead.
 HIDDEN_MASS = 1 / 512
+RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,14 @@ def _corrected_phi(both: int, only_this: int, only_other: int, neither: int) -> 
 
 def _joined(x: float, y: float, phi: float) -> float:
     return sqrt(max(x * x - 2 * phi * x * y + y * y, 0.0))
+
+
+def median_ratio(this: Sequence[float], other: Sequence[float]) -> tuple[float, float, float]:
+    """Ratio of two samples' medians: estimate, and ends of its 95 % interval by a seeded bootstrap."""
+    generator = np.random.default_rng(0)
+    medians = [np.median(generator.choice(x, (RESAMPLES, len(x))), axis=1) for x in (this, other)]
+    low, high = np.percentile(medians[0] / medians[1], [2.5, 97.5])
+    return float(np.median(this) / np.median(other)), float(low), float(high)
 
 
 def log_probabilities(outputs: FloatArray, kind: OutputKind) -> npt.NDArray[np.float64]:

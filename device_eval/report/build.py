@@ -4,6 +4,7 @@ from device_eval.report.document import Missing, Report, Section
 from device_eval.report.evidence import Evidence
 from device_eval.report.sections import (
     accuracy,
+    checks,
     findings,
     latency,
     operations,
@@ -19,6 +20,7 @@ def build(evidence: Evidence, title: str = "Quantization report") -> Report:
     """Everything the evidence shows, in the order of the page; sections without data are `missing`."""
     verdicts = [
         *accuracy.verdicts(evidence),
+        *checks.verdicts(evidence),
         *latency.verdicts(evidence),
         *structure.verdicts(evidence),
         *findings.verdicts(evidence),
@@ -26,6 +28,7 @@ def build(evidence: Evidence, title: str = "Quantization report") -> Report:
     ]
     sections: list[Section | Missing] = [
         accuracy.section(evidence),
+        checks.section(evidence),
         paper.section(evidence),
         latency.section(evidence),
         operations.section(evidence),

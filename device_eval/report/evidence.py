@@ -22,6 +22,7 @@ RESULTS: dict[str, type[BaseModel]] = {
     "sensitivity": records.Sensitivity,
     "predict": records.Predictions,
     "lint": records.Lint,
+    "check": records.Check,
 }
 """What each command's JSON holds."""
 

@@ -201,6 +201,36 @@ class Lint(_Record):
     models: tuple[Linted, ...]
 
 
+class Judgement(_Record):
+    """What an interval says beside a published figure, and how many samples would decide."""
+
+    verdict: Literal["better", "as the paper", "worse", "not decidable"]
+    needed: Count | None
+
+
+class CheckRow(_Record):
+    """One published figure and the same quantity here, in `unit`."""
+
+    quantity: str
+    unit: Literal["points", "times"]
+    source: str
+    published: Real
+    estimate: Real
+    low: Real
+    high: Real
+    judgement: Judgement
+    samples: Count
+
+
+class Check(_Record):
+    """Of `qmnv3 check --json`."""
+
+    model: str
+    network: str
+    rows: tuple[CheckRow, ...]
+    notes: tuple[str, ...]
+
+
 class Layer(_Record):
     """One tensor in a RUN's calibration.json."""
 

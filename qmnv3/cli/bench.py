@@ -56,7 +56,7 @@ def command(
 
     kernels = tuple(name.kernel for name in kernel) if kernel else DEFAULT_KERNELS
     plan = Plan(kernels, threads, runs, warmup, seed, profile)
-    chosen = _device(device, benchmark_model, cool_down)
+    chosen = find_device(device, benchmark_model, cool_down)
     with reporting() as report:
         result = benchmark(models, plan, chosen, report)
     print_benchmark(result, threads)
@@ -67,7 +67,8 @@ def command(
 command.__doc__ = EXAMPLES
 
 
-def _device(name: str, program: str | None, cool_down_s: float) -> "Device":
+def find_device(name: str, program: str | None, cool_down_s: float) -> "Device":
+    """Host, or the phone of that name; DeviceError for any other."""
     from device_eval.latency.host import Host
     from qmnv3.errors import DeviceError
 

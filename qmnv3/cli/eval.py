@@ -64,7 +64,7 @@ def command(
     chosen = kernel.kernel if kernel is not None else None
     runners = [open_model(path, chosen, threads) for path in (model, against) if path is not None]
     override = Override(mean, std, resize)
-    _check_override(runners, override)
+    check_override(runners, override)
     subjects = [make_subject(runner, folder, override, classes) for runner in runners]
     indices = sample(folder, images, SAMPLE_SEED) if images is not None else tuple(range(len(folder)))
     with progress("evaluating", len(indices)) as advance:
@@ -86,7 +86,8 @@ def command(
 command.__doc__ = EXAMPLES
 
 
-def _check_override(runners: "list[Runner]", override: "Override") -> None:
+def check_override(runners: "list[Runner]", override: "Override") -> None:
+    """ModelFileError where preprocessing is given though every file carries its own."""
     from device_eval.preparation import Override
     from qmnv3.errors import ModelFileError
 

@@ -117,3 +117,32 @@ def lint(path: str = "int8.tflite", severity: str = "warning") -> dict[str, Any]
 def write(path: Path, value: Any) -> Path:
     path.write_text(json.dumps(value), encoding="utf-8")
     return path
+
+
+def check(verdict: str = "better", needed: int | None = None) -> dict[str, Any]:
+    row = {
+        "quantity": "top-1, 8 bits - float",
+        "unit": "points",
+        "source": "paper, Tables 3 and 4",
+        "published": -2.5,
+        "estimate": 0.2,
+        "low": -1.2,
+        "high": 1.5,
+        "judgement": {"verdict": verdict, "needed": needed},
+        "samples": 650,
+    }
+    ratio = row | {
+        "quantity": "latency, 8 bits / float",
+        "unit": "times",
+        "source": "Google's release, Pixel 1",
+        "published": 0.98,
+    }
+    return {
+        "command": "check",
+        "against": "table4",
+        "model": "runs/small",
+        "network": "small",
+        "rows": [row, ratio],
+        "notes": ["top-1 on 650 images"],
+        "environment": ENVIRONMENT,
+    }

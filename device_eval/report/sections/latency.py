@@ -1,14 +1,12 @@
 """Latency distributions of files that were measured in turns."""
 
-import numpy as np
-
 from device_eval.report.document import Column, Estimate, Missing, Section, Status, Table, Verdict
 from device_eval.report.evidence import Evidence
 from device_eval.report.figures import Row, Rows
 from device_eval.report.records import Benchmark, Latency
+from device_eval.statistics import median_ratio
 
 TITLE = "Latency"
-RESAMPLES = 2000
 
 
 def section(evidence: Evidence) -> Section | Missing:
@@ -59,10 +57,7 @@ def ratio(latency: Latency, first: Latency) -> Estimate:
     value = latency.p50_us / first.p50_us
     if latency is first or min(len(this), len(other)) < 2:
         return Estimate(value, None, None)
-    generator = np.random.default_rng(0)
-    medians = [np.median(generator.choice(us, (RESAMPLES, len(us))), axis=1) for us in (this, other)]
-    low, high = np.percentile(medians[0] / medians[1], [2.5, 97.5])
-    return Estimate(value, float(low), float(high))
+    return Estimate(value, *median_ratio(this, other)[1:])
 
 
 def _judge(latency: Latency, first: Latency) -> tuple[Status, str, str]:

@@ -129,9 +129,9 @@ def test_sections_without_data_name_their_command(tmp_path: Path) -> None:
     made = report(tmp_path, files.lint())
     assert [section.id for section in made.sections] == ["lint", "provenance"]
     commands = " ".join(missing.command for missing in made.missing)
-    for command in ("eval", "bench", "sensitivity", "predict"):
+    for command in ("eval", "bench", "sensitivity", "predict", "check"):
         assert f"qmnv3 {command}" in commands
-    assert len(made.missing) == 9
+    assert len(made.missing) == 10
 
 
 def test_inputs_of_different_commits_are_noticed(tmp_path: Path) -> None:
@@ -139,3 +139,16 @@ def test_inputs_of_different_commits_are_noticed(tmp_path: Path) -> None:
     other["environment"] = {**files.ENVIRONMENT, "git_commit": "f" * 40}
     (note,) = next(s for s in report(tmp_path, files.lint(), other).sections if s.id == "provenance").notes
     assert note == "The inputs were made with 2 different commits of qmnv3."
+
+
+@pytest.mark.parametrize(
+    ("verdict", "status"),
+    [("better", "good"), ("as the paper", "good"), ("worse", "warning"), ("not decidable", "open")],
+)
+def test_claims_of_the_paper(tmp_path: Path, verdict: str, status: str) -> None:
+    made = report(tmp_path, files.check(verdict, needed=900))
+    text = f"{verdict}: +0.2 [-1.2, +1.5] points, -2.5 in Tables 3 and 4"
+    assert made.verdicts == (Verdict(status, "top-1, 8 bits - float, runs/small", text),)  # type: ignore[arg-type]
+    (points,), (times,) = rows(made, "checks"), rows(made, "checks", 1)
+    assert points["needed"] == 900 and points["here_points"] == Estimate(0.2, -1.2, 1.5)
+    assert times["published_times"] == 0.98 and times["source"] == "Google's release, Pixel 1"

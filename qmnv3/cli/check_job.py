@@ -1,0 +1,142 @@
+"""The whole of `qmnv3 check`: both models as files, evaluated, measured, and judged."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from device_eval.check import NETWORKS, Network, Row, accuracy_rows, latency_rows, published
+from device_eval.evaluation import Evaluation, evaluate, make_subject
+from device_eval.latency import Latency, Plan, benchmark
+from device_eval.latency.result import Device
+from device_eval.preparation import Override
+from device_eval.runners import check_exists, open_model
+from qmnv3.cli.bench_view import reporting
+from qmnv3.cli.eval import SAMPLE_SEED, check_override
+from qmnv3.cli.progress import progress
+from qmnv3.data import find_images, sample
+from qmnv3.errors import ModelFileError
+from qmnv3.export.files import export_run
+
+_THREADS = 2
+
+
+@dataclass(frozen=True)
+class CheckJob:
+    """What to check: a RUN, or an 8-bit file with its float parent. No `data`: accuracy is left out; no
+    `device`: latency is.
+    """
+
+    model: Path
+    parent: Path | None
+    network: Network | None
+    data: Path | None
+    images: int | None
+    classes: Path | None
+    override: Override
+    device: Device | None
+    runs: int
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """All comparisons, and sentences about what the figures rest on."""
+
+    model: Path
+    network: Network
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {
+            "against": "table4",
+            "model": str(self.model),
+            "network": self.network,
+            "rows": [asdict(row) for row in self.rows],
+            "notes": list(self.notes),
+        }
+
+
+def run_check(job: CheckJob) -> CheckResult:
+    """Evaluate and measure; raises a QmnError for anything wrong with models, images or device."""
+    if job.data is None and job.device is None:
+        raise ModelFileError(f"{job.model}: nothing to check; give --data, or a --device")
+    with _files(job) as (quantized, parent):
+        network = job.network or _network(quantized)
+        known = published(network)
+        rows: list[Row] = []
+        notes: list[str] = []
+        if job.data is not None:
+            result = _evaluate(job, job.data, quantized, parent)
+            assert result.comparison is not None
+            rows += accuracy_rows(result.comparison.difference, len(result.paths), known)
+            notes.append(_accuracies(result))
+        if job.device is not None:
+            slow, fast = _measure(job, job.device, parent, quantized)
+            rows += latency_rows(fast, slow, known)
+            notes.append(_latencies(fast, slow))
+    return CheckResult(job.model, network, tuple(rows), tuple(notes))
+
+
+@contextmanager
+def _files(job: CheckJob) -> Iterator[tuple[Path, Path]]:
+    """The 8-bit file and its parent's."""
+    check_exists(job.model)
+    if job.model.is_dir():
+        if job.parent is not None:
+            raise ModelFileError(f"{job.model}: a RUN holds its float parent; leave out --float")
+        with TemporaryDirectory() as folder:
+            quantized, parent = export_run(job.model, Path(folder), ("int8", "float32"), "tflite")
+            yield quantized, parent
+    elif job.parent is None:
+        raise ModelFileError(f"{job.model}: has no float parent to compare with; give --float FILE")
+    else:
+        check_exists(job.parent)
+        yield job.model, job.parent
+
+
+def _network(path: Path) -> Network:
+    metadata = open_model(path).metadata
+    name = "" if metadata is None else metadata.name
+    for network in NETWORKS:
+        if name == network:
+            return network
+    raise ModelFileError(
+        f"{path}: its name {name!r} is no row of Table 4; give --network {', '.join(NETWORKS)}"
+    )
+
+
+def _evaluate(job: CheckJob, data: Path, quantized: Path, parent: Path) -> Evaluation:
+    folder = find_images(data, classes=True)
+    runners = [open_model(path, None, _THREADS) for path in (quantized, parent)]
+    check_override(runners, job.override)
+    this, other = (make_subject(runner, folder, job.override, job.classes) for runner in runners)
+    indices = sample(folder, job.images, SAMPLE_SEED) if job.images else tuple(range(len(folder)))
+    with progress("evaluating", len(indices)) as advance:
+        return evaluate(folder, this, other, indices=indices, advance=advance)
+
+
+def _measure(job: CheckJob, device: Device, parent: Path, quantized: Path) -> tuple[Latency, Latency]:
+    with reporting() as report:
+        measured = benchmark([parent, quantized], Plan(("xnnpack",), runs=job.runs), device, report)
+    found = {latency.path: latency for latency in measured.latencies}
+    for path in (parent, quantized):
+        if path not in found:
+            reasons = "; ".join(refusal.reason for refusal in measured.measurement.refusals)
+            raise ModelFileError(f"{path}: was not measured: {reasons}; --device none leaves latency out")
+    return found[parent], found[quantized]
+
+
+def _accuracies(result: Evaluation) -> str:
+    assert result.other is not None
+    float_top1, top1 = (100 * accuracy.top1.estimate for accuracy in (result.other, result.this))
+    return f"top-1 on {len(result.paths)} images: {float_top1:.1f} % in float, {top1:.1f} % in 8 bits"
+
+
+def _latencies(fast: Latency, slow: Latency) -> str:
+    text = f"median latency here: {slow.p50_us / 1000:.2f} ms in float, {fast.p50_us / 1000:.2f} ms in 8 bits"
+    doubts = [one.verdict for one in (slow, fast) if one.verdict != "steady"]
+    return f"{text}; {doubts[0]}" if doubts else text
