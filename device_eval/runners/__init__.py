@@ -1,11 +1,14 @@
 """Runners: one small interface over TFLite, ONNX and RUN folders."""
 
+import stat
 from pathlib import Path
 
 from device_eval.runners.interface import InputDescription, Invocable, Kernel, OutputKind, Runner
 from qmnv3.errors import ModelFileError
 
 __all__ = ["InputDescription", "Invocable", "Kernel", "OutputKind", "Runner", "check_exists", "open_model"]
+
+MAX_BYTES = 2**29
 
 
 def open_model(path: Path, kernel: Kernel | None = None, threads: int = 1) -> Runner:
@@ -30,12 +33,22 @@ def open_model(path: Path, kernel: Kernel | None = None, threads: int = 1) -> Ru
 
 
 def check_exists(path: Path) -> None:
-    """Raise ModelFileError unless `path` is a folder or a readable .tflite or .onnx file."""
+    """Raise ModelFileError unless `path` is a folder or a readable .tflite or .onnx file of usual size."""
     if path.is_dir():
         return
     if path.suffix not in (".tflite", ".onnx"):
         raise ModelFileError(f"{path}: unknown model format; give a .tflite, an .onnx or a RUN folder")
     try:
+        # Before opening it: a pipe would wait for its writer.
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise ModelFileError(
+                f"{path}: neither a file nor a folder; give a .tflite, an .onnx or a RUN folder"
+            )
+        if status.st_size > MAX_BYTES:
+            raise ModelFileError(
+                f"{path}: {status.st_size >> 20} MiB; give an image classifier below {MAX_BYTES >> 20} MiB"
+            )
         with path.open("rb"):
             pass
     except OSError as error:

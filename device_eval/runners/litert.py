@@ -8,6 +8,7 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from device_eval.native_output import captured_stderr
+from device_eval.probe import probe
 from device_eval.runners.interface import FloatArray, InputDescription, Kernel, OutputKind
 from qmnv3.errors import ModelFileError
 from qmnv3.export.tflite import read_metadata
@@ -65,6 +66,7 @@ class LitertRunner:
 
 def load_interpreter(path: Path, kernel: Kernel, threads: int) -> Interpreter:
     """An allocated LiteRT interpreter; ModelFileError when it is no TFLite model or the kernels refuse it."""
+    probe(path, kernel)
     content = path.read_bytes()
     if not content:
         raise ModelFileError(f"{path}: empty file; export the model again")

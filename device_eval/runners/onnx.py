@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
+from device_eval.probe import probe
 from device_eval.runners.interface import FloatArray, InputDescription, OutputKind
 from qmnv3.errors import ModelFileError
 from qmnv3.export.onnx_qdq import read_metadata
@@ -70,6 +71,7 @@ def session_options(threads: int) -> onnxruntime.SessionOptions:
 
 def load_session(path: Path, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
     """A CPU session; ModelFileError when ONNX Runtime cannot load the file."""
+    probe(path, "onnxruntime")
     if path.stat().st_size == 0:
         raise ModelFileError(f"{path}: empty file; export the model again")
     try:

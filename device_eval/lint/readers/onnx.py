@@ -13,6 +13,7 @@ from device_eval.lint.description import Carried, Grid, Model, Tensor
 from device_eval.lint.readers.onnx_fold import fold
 from device_eval.lint.readers.onnx_nodes import Node
 from device_eval.onnx_operations import optimized_operations
+from device_eval.probe import probe
 from qmnv3.errors import ModelFileError
 from qmnv3.export.onnx_qdq import read_metadata
 from qmnv3.export.onnx_qdq.metadata import METADATA_KEY
@@ -22,6 +23,16 @@ Constants = dict[str, Any]
 
 def read_onnx(path: Path) -> Model:
     """Describe a .onnx file; ModelFileError when it is none, is damaged or empty."""
+    probe(path, "read")
+    described = describe_onnx(path)
+    try:
+        return replace(described, runtime_floats=optimized_operations(path).float_ops)
+    except ModelFileError as error:
+        return replace(described, runtime_error=str(error).removeprefix(f"{path}: "))
+
+
+def describe_onnx(path: Path) -> Model:
+    """What the file says, before ONNX Runtime has optimized it; raises what `read_onnx` does."""
     if path.stat().st_size == 0:
         raise ModelFileError(f"{path}: empty file; export the model again")
     try:
@@ -39,11 +50,7 @@ def read_onnx(path: Path) -> Model:
     _attach(tensors, grids)
     graph_inputs = [v.name for v in model.graph.input if v.name not in constants]
     outputs = tuple(value.name for value in model.graph.output)
-    described = Model(path, "onnx", tensors, ops, tuple(graph_inputs), outputs, _carried(path, model))
-    try:
-        return replace(described, runtime_floats=optimized_operations(path).float_ops)
-    except ModelFileError as error:
-        return replace(described, runtime_error=str(error).removeprefix(f"{path}: "))
+    return Model(path, "onnx", tensors, ops, tuple(graph_inputs), outputs, _carried(path, model))
 
 
 def _nodes(graph: Any, constants: Constants) -> list[Node]:

@@ -11,6 +11,7 @@ from ai_edge_litert.interpreter import Interpreter
 from device_eval.lint.description import Carried, Grid, Model, Op, Tensor
 from device_eval.lint.readers.delegate import with_partitions
 from device_eval.native_output import captured_stderr
+from device_eval.probe import probe
 from qmnv3.errors import ModelFileError
 from qmnv3.export.tflite import read_metadata
 
@@ -64,6 +65,12 @@ _ACTIVATIONS = {k: v.lower() for k, v in _names(schema.ActivationFunctionType).i
 
 def read_tflite(path: Path) -> Model:
     """Describe a .tflite file; ModelFileError when it is none, is damaged, or holds several subgraphs."""
+    probe(path, "read")
+    return with_partitions(describe_tflite(path), path)
+
+
+def describe_tflite(path: Path) -> Model:
+    """What the file says, before LiteRT has run it; raises what `read_tflite` does."""
     content = path.read_bytes()
     _verify(path, content)
     try:
@@ -73,7 +80,7 @@ def read_tflite(path: Path) -> Model:
             raise ModelFileError(f"{path}: {len(graphs)} subgraphs; lint reads models with one")
         tensors = _tensors(model, graphs[0])
         ops = tuple(_op(model, i, op, tensors) for i, op in enumerate(graphs[0].operators))
-        described = Model(
+        return Model(
             path,
             "tflite",
             {t.name: t for t in tensors},
@@ -84,7 +91,6 @@ def read_tflite(path: Path) -> Model:
         )
     except _DAMAGE as error:
         raise ModelFileError(f"{path}: damaged TFLite model ({error}); export it again") from error
-    return with_partitions(described, path)
 
 
 def _verify(path: Path, content: bytes) -> None:

@@ -1,0 +1,93 @@
+"""Opening a model file in a process of its own first: runtimes written in C++ crash on damaged files.
+
+A helper process imports the runtimes once and forks for every question, so that a question costs milliseconds
+and a crash, a hang or a file that wants too much memory ends that fork alone.
+"""
+
+import atexit
+import json
+import os
+import subprocess
+import sys
+import threading
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from qmnv3.errors import ModelFileError
+
+Stage = Literal["read", "xnnpack", "builtin", "reference", "onnxruntime"]
+"""Describe the file without a runtime, or open and run it under LiteRT's kernels or in ONNX Runtime."""
+
+MAX_SECONDS = 30
+MAX_MEMORY_BYTES = 2**30
+_COMMAND = "from device_eval.probe_helper import serve; serve()"
+_lock = threading.Lock()
+_refusals: dict[tuple[object, ...], str | None] = {}
+_inside = False
+
+
+def probe(path: Path, stage: Stage) -> None:
+    """Raise ModelFileError unless `path` can be taken through `stage` in another process.
+
+    It may take MAX_SECONDS and MAX_MEMORY_BYTES besides 16 times its own size. Each state of a file is asked
+    about once. Without fork (Windows) nothing is asked.
+    """
+    if _inside or not hasattr(os, "fork"):
+        return
+    status = path.stat()
+    key = (path.resolve(), status.st_mtime_ns, status.st_size, stage, MAX_SECONDS, MAX_MEMORY_BYTES)
+    with _lock:
+        if key not in _refusals:
+            memory_bytes = MAX_MEMORY_BYTES + 16 * status.st_size
+            _refusals[key] = _ask(str(path.absolute()), stage, MAX_SECONDS, memory_bytes)
+        refusal = _refusals[key]
+    if refusal is not None:
+        raise ModelFileError(f"{path}: {refusal}")
+
+
+def enter() -> None:
+    """From now on this process is the one that tries: `probe` asks nobody."""
+    global _inside
+    _inside = True
+
+
+def _ask(path: str, stage: Stage, seconds: int, memory_bytes: int) -> str | None:
+    helper = _helper()
+    assert helper.stdin is not None and helper.stdout is not None
+    try:
+        helper.stdin.write(json.dumps([path, stage, seconds, memory_bytes]) + "\n")
+        helper.stdin.flush()
+        answer = helper.stdout.readline()
+        refusal: str | None = json.loads(answer)
+    except (OSError, ValueError) as error:
+        _helper.cache_clear()
+        raise RuntimeError("the process that tries model files has ended") from error
+    return refusal
+
+
+@cache
+def _helper() -> "subprocess.Popen[str]":
+    """The helper process; it ends when this one closes its end of the pipe, however that happens."""
+    paths = os.pathsep.join(path for path in sys.path if path)
+    helper = subprocess.Popen(
+        # -P: a file of the current folder must not take the place of a library.
+        [sys.executable, "-P", "-c", _COMMAND],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        encoding="utf-8",
+        env={**os.environ, "PYTHONPATH": paths},
+        # Ctrl-C is this process's to answer.
+        start_new_session=True,
+    )
+    atexit.register(_close, helper)
+    return helper
+
+
+def _close(helper: "subprocess.Popen[str]") -> None:
+    for pipe in (helper.stdin, helper.stdout):
+        if pipe is not None:
+            pipe.close()
+    helper.wait()

@@ -1,0 +1,153 @@
+"""Files that would end, block or flood the process that opens them: refused by one that does not."""
+
+import faulthandler
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import flatbuffers
+import onnx
+import pytest
+from ai_edge_litert import schema_py_generated as schema
+from colour_models import colour_graph, write_colour_onnx
+from onnx import TensorProto, helper
+
+from device_eval import probe
+from device_eval.latency.structure import structure
+from device_eval.lint import lint
+from device_eval.runners import open_model
+from qmnv3.errors import ModelFileError
+from qmnv3.export.tflite import write_tflite
+from qmnv3.runs import save_run
+
+HERE = Path(__file__).parent
+CASES = 60
+
+
+def write_without_graph(path: Path) -> Path:
+    """A valid flatbuffer and TFLite file of no subgraphs, which LiteRT takes for granted."""
+    model = schema.ModelT(version=3, buffers=[schema.BufferT()])
+    builder = flatbuffers.Builder()
+    builder.Finish(model.Pack(builder), b"TFL3")
+    path.write_bytes(builder.Output())
+    return path
+
+
+def write_endless(path: Path) -> Path:
+    """A valid classifier that adds up a number for as long as it may."""
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["go"], ["goes_on"]),
+            helper.make_node("Add", ["sum", "sum"], ["more"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("sum", TensorProto.FLOAT, [1, 3]),
+        ],
+        [
+            helper.make_tensor_value_info("goes_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("more", TensorProto.FLOAT, [1, 3]),
+        ],
+    )
+    model = onnx.load(write_colour_onnx(path, 1))
+    model.graph.output[0].name = "endless"
+    model.graph.node.append(helper.make_node("Loop", ["rounds", "yes", "scaled"], ["endless"], body=body))
+    model.graph.initializer.append(helper.make_tensor("rounds", TensorProto.INT64, [], [2**62]))
+    model.graph.initializer.append(helper.make_tensor("yes", TensorProto.BOOL, [], [True]))
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path)
+    return path
+
+
+def write_huge(path: Path) -> Path:
+    """A valid classifier of images of 48 GB each."""
+    model = onnx.load(write_colour_onnx(path, 1))
+    for dimension in model.graph.input[0].type.tensor_type.shape.dim[2:]:
+        dimension.dim_value = 65536
+    onnx.save(model, path)
+    return path
+
+
+def test_a_file_that_litert_crashes_on(tmp_path: Path) -> None:
+    path = write_without_graph(tmp_path / "m.tflite")
+    with pytest.raises(
+        ModelFileError, match=rf"^{path}: LiteRT with its builtin kernels crashes on it \(Segm"
+    ):
+        open_model(path, "builtin")
+    for use in (lint, structure):
+        with pytest.raises(
+            ModelFileError, match=rf"^{path}: its reader crashes on it \(Segmentation fault\)"
+        ):
+            use(path)
+
+
+def test_without_the_probe_it_would_end_the_process(tmp_path: Path) -> None:
+    path = write_without_graph(tmp_path / "m.tflite")
+    child = os.fork()
+    if child == 0:
+        faulthandler.disable()
+        probe.enter()
+        open_model(path, "builtin")
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) < 0
+
+
+def test_good_files_are_opened_after_a_crash(tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError):
+        open_model(write_without_graph(tmp_path / "bad.tflite"))
+    write_tflite(colour_graph(), tmp_path / "good.tflite")
+    assert open_model(tmp_path / "good.tflite").num_outputs == 3
+
+
+def test_a_file_repaired_in_place_is_tried_again(tmp_path: Path) -> None:
+    path = write_without_graph(tmp_path / "m.tflite")
+    with pytest.raises(ModelFileError):
+        open_model(path)
+    write_tflite(colour_graph(), path)
+    assert open_model(path).num_outputs == 3
+
+
+def test_a_model_that_never_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "MAX_SECONDS", 2)
+    with pytest.raises(ModelFileError, match=r"m\.onnx: ONNX Runtime is not done with it after 2 s"):
+        open_model(write_endless(tmp_path / "m.onnx"))
+
+
+def test_a_model_that_needs_too_much_memory(tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match=r"m\.onnx: needs more than 1024 MiB of memory"):
+        open_model(write_huge(tmp_path / "m.onnx"))
+
+
+@pytest.mark.parametrize("name", ["m.tflite", "m.onnx"])
+def test_what_is_no_file_of_a_models_size(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    with path.open("wb") as file:
+        file.truncate(2**31)
+    for use in (open_model, lint, structure):
+        with pytest.raises(ModelFileError, match=f"{name}: 2048 MiB; give an image classifier below 512 MiB"):
+            use(path)
+    path.unlink()
+    os.mkfifo(path)
+    for use in (open_model, lint, structure):
+        with pytest.raises(ModelFileError, match=f"{name}: neither a file nor a folder"):
+            use(path)
+
+
+def test_random_damage_never_ends_a_process(tmp_path: Path) -> None:
+    """CASES variants each of three models, all through lint, bench and eval's ways of reading."""
+    write_tflite(colour_graph(("r", "g", "b")), tmp_path / "m.tflite")
+    write_colour_onnx(tmp_path / "m.onnx", softmax=True)
+    save_run(tmp_path / "RUN", colour_graph(), colour_graph(), {}, {})
+    names = ("m.tflite", "m.onnx", "RUN")
+    command = [sys.executable, str(HERE / "fuzz_models.py"), "--cases", str(CASES), *names]
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True, timeout=300
+    )
+    for name, found in json.loads(done.stdout).items():
+        assert found["wrong"] == {}, name
+        assert found["opened"] + found["refused"] == CASES and found["refused"] > 0, name
