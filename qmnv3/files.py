@@ -1,15 +1,18 @@
-"""Writing that never leaves half a file: write beside the target, then rename."""
+"""Writing that never leaves half a file: write beside the target, then rename. Reading that ends."""
 
 import errno
 import glob
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+MAX_MODEL_BYTES = 2**29
 
 
 @contextmanager
@@ -36,6 +39,16 @@ def atomic_file(path: Path) -> Iterator[Path]:
             temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def check_model_file(path: Path) -> None:
+    """Raise ValueError unless `path` is a regular file of MAX_MODEL_BYTES or less; OSError if there is none."""
+    # Before opening it: a pipe would wait for its writer.
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("neither a file nor a folder")
+    if status.st_size > MAX_MODEL_BYTES:
+        raise ValueError(f"{status.st_size >> 20} MiB, at most {MAX_MODEL_BYTES >> 20} MiB are read")
 
 
 def remove_leftovers(path: Path) -> None:

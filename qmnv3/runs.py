@@ -13,7 +13,7 @@ from typing import Any
 
 from qmnv3.environment import environment
 from qmnv3.errors import GraphError
-from qmnv3.files import atomic_dir, write_json
+from qmnv3.files import atomic_dir, check_model_file, write_json
 from qmnv3.ir import QuantGraph, load_graph, save_graph
 
 INT8, FLOAT32 = "int8", "float32"
@@ -72,8 +72,9 @@ def load_report(path: Path, name: str) -> dict[str, Any]:
     """`calibration.json` or `run.json` of a RUN; GraphError when `path` is not a RUN or is damaged."""
     _check_run(path)
     try:
+        check_model_file(path / name)
         value = json.loads((path / name).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise GraphError(f"{path / name}: cannot be read ({error}); run `qmnv3 ptq` again") from error
     if not isinstance(value, dict):
         raise GraphError(f"{path / name}: holds no JSON object; run `qmnv3 ptq` again")

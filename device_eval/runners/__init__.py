@@ -1,14 +1,12 @@
 """Runners: one small interface over TFLite, ONNX and RUN folders."""
 
-import stat
 from pathlib import Path
 
 from device_eval.runners.interface import InputDescription, Invocable, Kernel, OutputKind, Runner
 from qmnv3.errors import ModelFileError
+from qmnv3.files import check_model_file
 
 __all__ = ["InputDescription", "Invocable", "Kernel", "OutputKind", "Runner", "check_exists", "open_model"]
-
-MAX_BYTES = 2**29
 
 
 def open_model(path: Path, kernel: Kernel | None = None, threads: int = 1) -> Runner:
@@ -39,17 +37,10 @@ def check_exists(path: Path) -> None:
     if path.suffix not in (".tflite", ".onnx"):
         raise ModelFileError(f"{path}: unknown model format; give a .tflite, an .onnx or a RUN folder")
     try:
-        # Before opening it: a pipe would wait for its writer.
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise ModelFileError(
-                f"{path}: neither a file nor a folder; give a .tflite, an .onnx or a RUN folder"
-            )
-        if status.st_size > MAX_BYTES:
-            raise ModelFileError(
-                f"{path}: {status.st_size >> 20} MiB; give an image classifier below {MAX_BYTES >> 20} MiB"
-            )
+        check_model_file(path)
         with path.open("rb"):
             pass
+    except ValueError as error:
+        raise ModelFileError(f"{path}: {error}; give a .tflite, an .onnx or a RUN folder") from error
     except OSError as error:
         raise ModelFileError(f"{path}: {error.strerror}; give a .tflite, an .onnx or a RUN folder") from error

@@ -10,14 +10,23 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from qmnv3.errors import GraphError
-from qmnv3.files import atomic_file, write_json
+from qmnv3.files import atomic_file, check_model_file, write_json
 from qmnv3.ir.graph import Metadata, QuantGraph, Tensor
 from qmnv3.ir.ops import OP_KINDS, Op, Padding
 from qmnv3.ir.qparams import QParams
 from qmnv3.preprocessing import Preprocessing
 
 FORMAT_VERSION = 1
-_DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, SafetensorError)
+_DAMAGE = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+    SafetensorError,
+)
 
 
 def save_graph(graph: QuantGraph, path: Path) -> None:
@@ -45,6 +54,8 @@ def save_graph(graph: QuantGraph, path: Path) -> None:
 def load_graph(path: Path) -> QuantGraph:
     """Read what `save_graph` wrote at `path`; GraphError when a file is missing or damaged."""
     try:
+        for suffix in (".json", ".safetensors"):
+            check_model_file(path.with_suffix(suffix))
         value = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         encoded = path.with_suffix(".safetensors").read_bytes()
         if value["format_version"] != FORMAT_VERSION:

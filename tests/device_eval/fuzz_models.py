@@ -14,16 +14,20 @@ import signal
 import tempfile
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from altered_models import alter_json, alter_onnx, alter_tflite
 
 from device_eval.latency.structure import structure
 from device_eval.lint import lint
-from device_eval.runners import open_model
+from device_eval.runners import Kernel, open_model
 from qmnv3.errors import QmnError
+from qmnv3.export.files import export_run
+from qmnv3.runs import CALIBRATION, PROVENANCE, load_report
 
+KERNELS: tuple[Kernel, ...] = ("xnnpack", "builtin")
 SECONDS = 120
 MEMORY_BYTES = 3 * 2**30
 _WORDS = (0, 1, 2, 3, 4, 7, 8, 31, 64, 255, 2**16, 2**24, 2**31 - 1, 2**31, 2**32 - 1, 2**32 - 4)
@@ -75,37 +79,58 @@ _DAMAGES: tuple[Callable[[bytearray, random.Random], None], ...] = (
     *(_cut, _remove, _repeat, _noise),
 )
 
+_ALTER = {".tflite": alter_tflite, ".onnx": alter_onnx, ".json": alter_json}
 
-def damage(content: bytes, seed: int) -> bytes:
-    """One variant of `content`, the same for the same seed."""
-    rng = random.Random(seed)
+
+def damage(content: bytes, rng: random.Random) -> bytes:
+    """`content` with some of its bytes changed."""
     changed = bytearray(content)
     rng.choice(_DAMAGES)(changed, rng)
     return bytes(changed)
 
 
 def damaged_copy(model: Path, seed: int, folder: Path) -> Path:
-    """A file or RUN folder like `model` in `folder`, one of its files damaged."""
+    """A file or RUN folder like `model` in `folder`, one of its files damaged; the same for the same seed."""
+    rng = random.Random(seed)
     copy = folder / f"{seed}{model.suffix}"
     if model.is_dir():
         shutil.copytree(model, copy)
         files = sorted(copy.iterdir())
-        file = files[seed % len(files)]
-        file.write_bytes(damage(file.read_bytes(), seed))
+        file = rng.choice(files)
     else:
-        copy.write_bytes(damage(model.read_bytes(), seed))
+        shutil.copyfile(model, copy)
+        file = copy
+    # Half of the cases: what a parser refuses never reaches a runtime.
+    change = _ALTER.get(file.suffix, damage) if rng.random() < 0.5 else damage
+    file.write_bytes(change(file.read_bytes(), rng))
     return copy
 
 
-def use(path: Path) -> None:
-    """What `lint`, `bench` and `eval` do with a model."""
-    lint(path)
-    if path.is_file():
-        structure(path)
-    for kernel in ("xnnpack", "builtin") if path.suffix == ".tflite" else (None,):
-        runner = open_model(path, kernel, 2)
-        side = runner.input.resolution
-        runner.run(np.random.default_rng(0).uniform(-1, 1, (1, side, side, 3)).astype(np.float32))
+def use(path: Path) -> list[QmnError]:
+    """What `lint`, `eval`, `bench` and `export` do with a model; what they refuse of it."""
+    uses: list[Callable[[Path], object]] = [lint]
+    uses += [partial(_evaluate, kernel=kernel) for kernel in KERNELS]
+    uses += [_export] if path.is_dir() else [structure]
+    refusals = []
+    for each in uses:
+        try:
+            each(path)
+        except QmnError as error:
+            refusals.append(error)
+    return refusals
+
+
+def _export(run: Path) -> None:
+    for name in (CALIBRATION, PROVENANCE):
+        load_report(run, name)
+    with tempfile.TemporaryDirectory() as out:
+        export_run(run, Path(out), ("int8", "float32"))
+
+
+def _evaluate(path: Path, kernel: Kernel) -> None:
+    runner = open_model(path, kernel, 2)
+    side = runner.input.resolution
+    runner.run(np.random.default_rng(0).uniform(-1, 1, (1, side, side, 3)).astype(np.float32))
 
 
 def outcome(path: Path) -> str:
@@ -129,13 +154,12 @@ def outcome(path: Path) -> str:
 
 def _used(path: Path) -> str:
     try:
-        use(path)
-    except QmnError as error:
-        return "refused" if str(path) in str(error) else f"does not name the file: {error}"
+        refusals = [str(error) for error in use(path)]
     # Whatever it is, the user would see a traceback.
     except BaseException as error:
         return f"raised {type(error).__name__}: {error}"
-    return "opened"
+    nameless = [refusal for refusal in refusals if str(path) not in refusal]
+    return f"does not name the file: {nameless[0]}" if nameless else "refused" if refusals else "opened"
 
 
 def fuzz(model: Path, cases: int, first: int = 0) -> dict[str, object]:
@@ -162,8 +186,7 @@ def main() -> None:
     given = parser.parse_args()
     # All forks below ask this process's helper.
     for model in given.models:
-        with suppress(QmnError):
-            use(model)
+        use(model)
     print(json.dumps({str(model): fuzz(model, given.cases, given.first) for model in given.models}, indent=2))
 
 

@@ -18,12 +18,12 @@ from device_eval import probe
 from device_eval.latency.structure import structure
 from device_eval.lint import lint
 from device_eval.runners import open_model
-from qmnv3.errors import ModelFileError
+from qmnv3.errors import GraphError, ModelFileError
 from qmnv3.export.tflite import write_tflite
-from qmnv3.runs import save_run
+from qmnv3.runs import load_report, save_run
 
 HERE = Path(__file__).parent
-CASES = 60
+CASES = 24
 
 
 def write_without_graph(path: Path) -> Path:
@@ -128,7 +128,7 @@ def test_what_is_no_file_of_a_models_size(tmp_path: Path, name: str) -> None:
     with path.open("wb") as file:
         file.truncate(2**31)
     for use in (open_model, lint, structure):
-        with pytest.raises(ModelFileError, match=f"{name}: 2048 MiB; give an image classifier below 512 MiB"):
+        with pytest.raises(ModelFileError, match=f"{name}: 2048 MiB, at most 512 MiB are read"):
             use(path)
     path.unlink()
     os.mkfifo(path)
@@ -137,9 +137,21 @@ def test_what_is_no_file_of_a_models_size(tmp_path: Path, name: str) -> None:
             use(path)
 
 
+@pytest.mark.parametrize("name", ["int8.json", "int8.safetensors", "run.json"])
+@pytest.mark.parametrize("what", ["sparse", "deep"])
+def test_a_run_whose_file_takes_no_end(tmp_path: Path, name: str, what: str) -> None:
+    run = tmp_path / "RUN"
+    save_run(run, colour_graph(), colour_graph(), {}, {})
+    (run / name).write_text("[" * 100_000)
+    if what == "sparse":
+        os.truncate(run / name, 2**31)
+    with pytest.raises(GraphError, match=f"{run}/.*2048 MiB" if what == "sparse" else f"{run}/"):
+        load_report(run, name) if name == "run.json" else open_model(run)
+
+
 def test_random_damage_never_ends_a_process(tmp_path: Path) -> None:
     """CASES variants each of three models, all through lint, bench and eval's ways of reading."""
-    write_tflite(colour_graph(("r", "g", "b")), tmp_path / "m.tflite")
+    write_tflite(colour_graph(), tmp_path / "m.tflite")
     write_colour_onnx(tmp_path / "m.onnx", softmax=True)
     save_run(tmp_path / "RUN", colour_graph(), colour_graph(), {}, {})
     names = ("m.tflite", "m.onnx", "RUN")
