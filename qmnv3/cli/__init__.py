@@ -34,6 +34,7 @@ COMMANDS: dict[str, str] = {
     "bench": "qmnv3.cli.bench",
     "predict": "qmnv3.cli.predict",
     "lint": "qmnv3.cli.lint",
+    "ablate": "qmnv3.cli.ablate",
     "check": "qmnv3.cli.check",
     "report": "qmnv3.cli.report",
 }

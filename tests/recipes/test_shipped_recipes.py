@@ -3,12 +3,16 @@
 import pytest
 
 from calibration.config import PtqConfig
+from device_eval.paper.table5 import TABLE5
+from device_eval.paper.table9 import TABLE9
+from qmnv3.cli.ablate_config import AblationConfig, cells
 from qmnv3.errors import RecipeError
 from qmnv3.qat.config import QatConfig
 from qmnv3.training.config import TrainConfig
 from recipes import list_recipes, load_recipe
 
 KINDS = {"ptq": PtqConfig, "qat": QatConfig}
+KINDS |= dict.fromkeys(("placement", "components", "multiplier"), AblationConfig)
 
 
 @pytest.mark.parametrize("name", list_recipes())
@@ -36,3 +40,17 @@ def test_an_override_reaches_into_a_section() -> None:
 def test_quantization_aware_training_is_not_compiled() -> None:
     with pytest.raises(RecipeError, match=r"qat.yaml: .*training\.compile is for float training"):
         load_recipe("v3s_qat", QatConfig, **{"training.compile": True})
+
+
+def test_the_multipliers_and_resolutions_are_table_9s() -> None:
+    found = cells(load_recipe("multiplier_resolution", AblationConfig))
+    assert {(c.model, c.width, c.resolution) for c in found} == {
+        (row.model, row.width, row.resolution) for row in TABLE9
+    }
+    assert len(found) == 20
+
+
+def test_the_placements_hold_table_5s() -> None:
+    found = cells(load_recipe("placement", AblationConfig))
+    networks = {(c.options.get("nonlinearity", "paper"), c.width) for c in found if c.model == "large"}
+    assert networks >= {(row.nonlinearity, row.width) for row in TABLE5}

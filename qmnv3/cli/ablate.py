@@ -1,0 +1,141 @@
+"""`qmnv3 ablate`: a recipe's networks side by side: accuracy, latency and size."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from device_eval.ablation import Row
+    from qmnv3.cli.ablate_config import Axis
+
+EXAMPLES = """
+Build every network of a recipe, export it in each lowering, and compare accuracy, latency and size in one
+table and one plot, beside the MobileNetV3 paper's figures.
+
+Latency and size need no training: weights do not change speed. Accuracy is of a small proxy trained from
+scratch on --data. Whatever is finished is kept in OUT: a killed command, given again, goes on. Pixel
+latencies are predicted, not measured. Recipes: placement (Table 5, Figure 8), components (Figure 9),
+multiplier_resolution (Figure 7).
+
+**Examples**
+
+    qmnv3 ablate placement --out runs/placement
+
+    qmnv3 ablate multiplier_resolution --axes size --out runs/sizes --jobs 2
+
+    qmnv3 ablate components --data imagenette/ --out runs/components
+
+    qmnv3 ablate placement --device adb --benchmark-model android_aarch64_benchmark_model --out runs/phone
+"""
+
+AXES = ("accuracy", "latency", "size")
+
+
+def command(
+    recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe or a YAML file.")],
+    out: Annotated[Path, typer.Option(help="Folder for cells, ablation.json, .md and .svg.")],
+    axes: Annotated[
+        str | None, typer.Option(help="accuracy, latency, size, comma-separated; default all (see --data).")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Images to train on, with train/ and val/; else no accuracy.")
+    ] = None,
+    val: Annotated[Path | None, typer.Option(help="Images to judge by, if not DATA/val.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes that build and train cells.")] = 1,
+    device: Annotated[
+        str, typer.Option(help="Measures latency: host, adb (the only phone connected) or adb:SERIAL.")
+    ] = "host",
+    benchmark_model: Annotated[
+        str | None,
+        typer.Option(help="TFLite's benchmark_model for the phone: a file, or URL#sha256=DIGEST to fetch."),
+    ] = None,
+    runs: Annotated[int, typer.Option(min=1, help="Measured runs of each file.")] = 50,
+    warmup: Annotated[int, typer.Option(min=0, help="Least runs of each file before measuring.")] = 10,
+) -> None:
+    """Accuracy, latency and size of a recipe's networks in one table and one plot."""
+    from device_eval.latency import Plan, Report
+    from qmnv3.cli.ablate_config import AblationConfig
+    from qmnv3.cli.ablate_job import Ablation, run_ablation
+    from qmnv3.cli.bench import find_device
+    from recipes import load_recipe
+
+    config = load_recipe(recipe, AblationConfig)
+    chosen = _axes(axes, data)
+    where = find_device(device, benchmark_model, 180.0)
+    trained_on = data if "accuracy" in chosen else None
+    plan = Plan(runs=runs, warmup=warmup)
+    ablation = Ablation(config, chosen, out, where, device, plan, trained_on, val, jobs)
+    outcome = run_ablation(ablation, Report(note=lambda text: typer.echo(f"note: {text}", err=True)))
+    settings: dict[str, object] = {
+        "recipe": recipe,
+        "axes": list(chosen),
+        "data": trained_on and str(trained_on),
+        "device": ablation.where,
+    }
+    _report(outcome.cells, outcome.failures, settings, config.model_dump(mode="json"), out)
+    if outcome.failures:
+        raise typer.Exit(1)
+
+
+command.__doc__ = EXAMPLES
+
+
+def _axes(text: str | None, data: Path | None) -> "tuple[Axis, ...]":
+    from qmnv3.errors import RecipeError
+
+    if text is None:
+        return ("accuracy", "latency", "size") if data is not None else ("latency", "size")
+    names = [name.strip() for name in text.split(",")]
+    unknown = [name for name in names if name not in AXES]
+    if unknown:
+        raise RecipeError(f"--axes {text}: no axis {unknown[0]!r}; choose from {', '.join(AXES)}")
+    if "accuracy" in names and data is None:
+        raise RecipeError(f"--axes {text}: accuracy needs images to train on; give --data")
+    found: list[Axis] = [axis for axis in ("accuracy", "latency", "size") if axis in names]
+    return tuple(found)
+
+
+def _report(
+    cells: "tuple[dict[str, object], ...]",
+    failures: dict[str, str],
+    settings: dict[str, object],
+    recipe: dict[str, object],
+    out: Path,
+) -> None:
+    from device_eval.ablation import claims, rows_of, to_markdown, write_plot
+    from qmnv3.environment import environment
+    from qmnv3.files import atomic_file, write_json
+
+    rows, claimed = rows_of(cells), claims(cells)
+    _print(rows)
+    for line in claimed:
+        typer.echo(line)
+    content = {"cells": list(cells), "failures": failures, "resolved_recipe": recipe}
+    write_json(
+        out / "ablation.json", {"command": "ablate", **settings, "environment": environment(), **content}
+    )
+    with atomic_file(out / "ablation.md") as temporary:
+        text = to_markdown(rows, failures, str(settings["device"]), claimed)
+        temporary.write_text(text, encoding="utf-8")
+    if write_plot(rows, out / "ablation.svg"):
+        typer.echo(f"{out}: ablation.json, ablation.md, ablation.svg")
+    else:
+        typer.echo(f"{out}: ablation.json, ablation.md; no picture: pip install 'qmnv3[plot]'")
+    for name, text in failures.items():
+        typer.echo(f"failed: {name}: {text}", err=True)
+
+
+def _print(rows: "list[Row]") -> None:
+    from rich.table import Table
+
+    from device_eval.ablation import TEXT_COLUMNS, table_of
+    from qmnv3.cli.options import table_console
+
+    table = Table(title="Pixel 1: predicted, not measured; paper: its own figures", title_justify="left")
+    headings, records = table_of(rows)
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading in TEXT_COLUMNS else "right", overflow="fold")
+    for record in records:
+        table.add_row(*record)
+    table_console().print(table)
