@@ -10,11 +10,12 @@ import os
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from qmnv3.errors import ModelFileError
+from qmnv3.errors import ModelFileError, ProcessError
 
 Stage = Literal["read", "xnnpack", "builtin", "reference", "onnxruntime"]
 """Describe the file without a runtime, or open and run it under LiteRT's kernels or in ONNX Runtime."""
@@ -31,7 +32,7 @@ def probe(path: Path, stage: Stage) -> None:
     """Raise ModelFileError unless `path` can be taken through `stage` in another process.
 
     It may take MAX_SECONDS and MAX_MEMORY_BYTES besides 16 times its own size. Each state of a file is asked
-    about once. Without fork (Windows) nothing is asked.
+    about once. Without fork (Windows) nothing is asked. ProcessError when the helper itself was killed.
     """
     if _inside or not hasattr(os, "fork"):
         return
@@ -62,7 +63,7 @@ def _ask(path: str, stage: Stage, seconds: int, memory_bytes: int) -> str | None
         refusal: str | None = json.loads(answer)
     except (OSError, ValueError) as error:
         _helper.cache_clear()
-        raise RuntimeError("the process that tries model files has ended") from error
+        raise ProcessError(f"{path}: the process that tries model files has ended; run it again") from error
     return refusal
 
 
@@ -88,6 +89,8 @@ def _helper() -> "subprocess.Popen[str]":
 
 def _close(helper: "subprocess.Popen[str]") -> None:
     for pipe in (helper.stdin, helper.stdout):
-        if pipe is not None:
-            pipe.close()
+        # One that was killed left a question unread.
+        with suppress(OSError):
+            if pipe is not None:
+                pipe.close()
     helper.wait()

@@ -42,7 +42,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 def check_model_file(path: Path) -> None:
-    """Raise ValueError unless `path` is a regular file of MAX_MODEL_BYTES or less; OSError if there is none."""
+    """Raise ValueError unless `path` is a regular file of at most MAX_MODEL_BYTES; OSError if missing."""
     # Before opening it: a pipe would wait for its writer.
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):

@@ -22,7 +22,7 @@ class Structure:
     `macs` counts multiply-adds of convolutions and fully connected layers. `bytes_moved` is every operand
     read once and every result written once, as if no operations were fused. Both None when the file does
     not tell its shapes. `arena_bytes` is what TFLite's planner laid out for activations under the built-in
-    kernels; None for ONNX, whose runtime does not tell.
+    kernels; None for shapes known only as it runs, and for ONNX, whose runtime does not tell.
     """
 
     path: Path
@@ -54,12 +54,18 @@ def structure(path: Path) -> Structure:
     return Structure(path, size, operations.op_counts, macs, moved, float_ops=operations.float_ops)
 
 
-def arena_bytes(path: Path) -> int:
-    """Bytes between the first and the last activation where TFLite's planner put them in its arena."""
+def arena_bytes(path: Path) -> int | None:
+    """Bytes between the first and the last activation where TFLite's planner put them in its arena.
+
+    None when some get their place only while the model runs.
+    """
     interpreter = load_interpreter(path, "builtin", 1)
     produced = {int(t) for op in operations_of(interpreter) for t in op["outputs"]}
     produced |= {int(details["index"]) for details in interpreter.get_input_details()}
-    spans = [_span(interpreter.tensor(index)()) for index in sorted(produced)]
+    try:
+        spans = [_span(interpreter.tensor(index)()) for index in sorted(produced)]
+    except ValueError:
+        return None
     return max(end for _, end in spans) - min(start for start, _ in spans)
 
 

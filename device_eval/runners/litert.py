@@ -35,7 +35,7 @@ class LitertRunner:
         self._output = _only(path, "outputs", self._interpreter.get_output_details())
         operations = [op for op in operations_of(self._interpreter) if op["op_name"] != "DELEGATE"]
         self.input = _describe_input(path, self._input, operations, self._interpreter.get_tensor_details())
-        self.num_outputs = int(self._output["shape"][-1])
+        self.num_outputs = _num_outputs(path, self._output)
         self.output_kind: OutputKind = _output_kind(self._output["index"], operations)
 
     def stage(self, images: FloatArray) -> None:
@@ -121,6 +121,13 @@ def _describe_input(
     bounds = qparams.dequantize([qparams.qmin, qparams.qmax]) if qparams else None
     value_range = (float(bounds[0]), float(bounds[1])) if bounds is not None else None
     return InputDescription(shape[1], np.dtype(details["dtype"]).name, value_range)
+
+
+def _num_outputs(path: Path, details: Details) -> int:
+    shape = [int(n) for n in details["shape"]]
+    if not shape or np.prod(shape) != shape[-1]:
+        raise ModelFileError(f"{path}: output shape {shape}; expected [1, classes]")
+    return shape[-1]
 
 
 def _output_kind(tensor: int, operations: list[dict[str, Any]]) -> OutputKind:

@@ -94,7 +94,8 @@ def _describe_input(path: Path, node: Any) -> InputDescription:
 
 
 def _num_outputs(path: Path, shape: list[Any]) -> int:
-    if not shape or not isinstance(shape[-1], int):
+    between = [n for n in shape[1:-1] if isinstance(n, int) and n != 1]
+    if not shape or not isinstance(shape[-1], int) or between:
         raise ModelFileError(f"{path}: output shape {shape}; expected [batch, classes]")
     return shape[-1]
 

@@ -18,7 +18,7 @@ from device_eval import probe
 from device_eval.latency.structure import structure
 from device_eval.lint import lint
 from device_eval.runners import open_model
-from qmnv3.errors import GraphError, ModelFileError
+from qmnv3.errors import GraphError, ModelFileError, ProcessError
 from qmnv3.export.tflite import write_tflite
 from qmnv3.runs import load_report, save_run
 
@@ -109,6 +109,18 @@ def test_a_file_repaired_in_place_is_tried_again(tmp_path: Path) -> None:
         open_model(path)
     write_tflite(colour_graph(), path)
     assert open_model(path).num_outputs == 3
+
+
+def test_the_helper_killed(tmp_path: Path) -> None:
+    for name in ("first.tflite", "second.tflite", "third.tflite"):
+        write_tflite(colour_graph(), tmp_path / name)
+    open_model(tmp_path / "first.tflite")
+    helper = probe._helper()
+    helper.kill()
+    helper.wait()
+    with pytest.raises(ProcessError, match=r"second\.tflite: the process that tries model files has ended"):
+        open_model(tmp_path / "second.tflite")
+    assert open_model(tmp_path / "third.tflite").num_outputs == 3
 
 
 def test_a_model_that_never_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

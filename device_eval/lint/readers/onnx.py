@@ -43,7 +43,9 @@ def describe_onnx(path: Path) -> Model:
         constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
         nodes = _nodes(model.graph, constants)
         tensors = _tensors(model, constants, nodes)
-        ops, grids = fold(nodes, constants, {value.name for value in model.graph.output})
+        # A zero point may be NaN: no reason to warn of the cast.
+        with np.errstate(invalid="ignore"):
+            ops, grids = fold(nodes, constants, {value.name for value in model.graph.output})
     except (DecodeError, onnx.checker.ValidationError, OSError, ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise ModelFileError(f"{path}: not a readable ONNX model ({reason})") from error
