@@ -4,8 +4,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import flatbuffers
 import onnx
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 from cli_command import assert_refused, untouched
 from conftest import Cli
 from onnx import helper
@@ -37,6 +39,19 @@ def test_one_format_under_the_other_name(cli: Cli, tmp_path: Path, exported: Pat
     path = tmp_path / f"model.{suffix}"
     path.write_bytes((exported / f"model_int8.{other}").read_bytes())
     assert_refused(cli("lint", path), f"{path}: not a")
+
+
+@pytest.mark.parametrize("command", ["lint", "bench", "eval"])
+def test_a_file_that_litert_crashes_on(cli: Cli, tmp_path: Path, photos: Path, command: str) -> None:
+    path = tmp_path / "m.tflite"
+    builder = flatbuffers.Builder()
+    builder.Finish(schema.ModelT(version=3, buffers=[schema.BufferT()]).Pack(builder), b"TFL3")
+    path.write_bytes(builder.Output())
+    options = ("--data", photos) if command == "eval" else ()
+    with untouched(tmp_path):
+        done = cli(command, path, *options)
+    assert_refused(done, f"{path}: ", "crashes on it (Segmentation fault)")
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_path_that_is_no_model(cli: Cli, tmp_path: Path) -> None:

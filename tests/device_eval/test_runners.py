@@ -144,3 +144,15 @@ def test_models_that_are_no_image_classifiers(tmp_path: Path) -> None:
 def test_xnnpack_refusal_names_the_way_out(data_pack: Path) -> None:
     with pytest.raises(ModelFileError, match=r"xnnpack kernels refuse it.*--kernel builtin"):
         open_model(data_pack / "peers" / "v3_small_ptq_int8.tflite")
+
+
+def test_an_output_per_position_is_no_classifiers(tmp_path: Path) -> None:
+    path = write_colour_onnx(tmp_path / "m.onnx", 1)
+    model = onnx.load(path)
+    del model.graph.node[1:]
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("pooled", TensorProto.FLOAT, [1, 3, 1, 1]))
+    onnx.save(model, path)
+    with pytest.raises(
+        ModelFileError, match=r"m\.onnx: output shape \[1, 3, 1, 1\]; expected \[batch, classes"
+    ):
+        open_model(path)
