@@ -1,0 +1,151 @@
+"""`qmnv3 ablate` on narrow networks of 32 pixels: what it writes, keeps, and reports as failed."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from cli_command import assert_refused, run_main
+from conftest import Cli
+
+from qmnv3.cli import ablate_cell
+from qmnv3.cli.ablate_cell import CellJob
+
+RECIPE: dict[str, Any] = {
+    "variants": [
+        {"name": "relu", "model": "small", "options": {"nonlinearity": "relu"}},
+        # There is no such site: building it fails, which only the cell itself finds out.
+        {"name": "broken", "model": "small", "options": {"activations": {"features.99": "swish"}}},
+        {"name": "V3", "model": "small"},
+    ],
+    "sizes": [{"widths": [0.25], "resolutions": [32]}],
+    "lowerings": ["op", "add-mul"],
+}
+CELL = "V3-0.25-32"
+
+
+def write_recipe(path: Path, **changes: object) -> Path:
+    path.write_text(yaml.safe_dump({**RECIPE, **changes}))
+    return path
+
+
+def mtimes(out: Path) -> dict[str, int]:
+    return {
+        str(path.relative_to(out)): path.stat().st_mtime_ns for path in sorted(out.glob("cells/*/*.json"))
+    }
+
+
+@pytest.fixture(scope="module")
+def ablated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, int]:
+    """Recipe, OUT and exit code of one run with a cell that fails."""
+    root = tmp_path_factory.mktemp("ablate")
+    recipe, out = write_recipe(root / "tiny.yaml"), root / "OUT"
+    return recipe, out, run_main("ablate", recipe, "--out", out, "--runs", 3, "--warmup", 1)
+
+
+def test_a_failed_cell_is_reported_and_the_others_finish(ablated: tuple[Path, Path, int]) -> None:
+    _, out, code = ablated
+    written = json.loads((out / "ablation.json").read_text())
+    assert code == 1
+    assert list(written["failures"]) == ["broken-0.25-32, size"]
+    assert "features.99" in written["failures"]["broken-0.25-32, size"]
+    assert [cell["variant"] for cell in written["cells"] if "latency" in cell] == ["relu", "V3"]
+    assert "features.99" in (out / "ablation.md").read_text()
+
+
+def test_each_lowering_is_exported_and_timed(ablated: tuple[Path, Path, int]) -> None:
+    written = json.loads((ablated[1] / "ablation.json").read_text())
+    relu, _, v3 = written["cells"]
+    assert [file["form"] for file in relu["size"]["files"]] == ["float32", "int8"]
+    assert [file["form"] for file in v3["size"]["files"]] == ["float32", "int8 op", "int8 add-mul"]
+    _, op, add_mul = v3["size"]["files"]
+    assert op["op_counts"]["HARD_SWISH"] == 19 and "HARD_SWISH" not in add_mul["op_counts"]
+    assert op["partitions"] > add_mul["partitions"] == 1
+    timed = {(entry["form"], entry["runtime"]) for entry in v3["latency"]["latencies"]}
+    kernels = ("LiteRT xnnpack", "LiteRT builtin")
+    assert timed == {(file["form"], kernel) for file in v3["size"]["files"] for kernel in kernels}
+    assert all(entry["ratio"] > 0 and len(entry["latency_us"]) == 3 for entry in v3["latency"]["latencies"])
+    (own,) = [e for e in relu["latency"]["latencies"] if (e["form"], e["runtime"]) == ("int8", kernels[0])]
+    assert own["ratio"] == 1
+
+
+def test_what_is_finished_is_kept_and_what_is_damaged_is_not(ablated: tuple[Path, Path, int]) -> None:
+    recipe, out, _ = ablated
+    before = mtimes(out)
+    (out / "cells" / CELL / "latency.json").write_text('{"finger')
+    assert run_main("ablate", recipe, "--out", out, "--runs", 3, "--warmup", 1) == 1
+    after = mtimes(out)
+    assert [name for name in before if before[name] != after[name]] == [f"cells/{CELL}/latency.json"]
+
+
+def test_an_interrupted_command_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, out = write_recipe(tmp_path / "two.yaml", variants=RECIPE["variants"][::2]), tmp_path / "OUT"
+    given, exported = ("ablate", recipe, "--out", out, "--axes", "size"), list[str]()
+
+    def export(job: CellJob) -> dict[str, Any]:
+        exported.append(job.cell.name)
+        if exported == ["relu-0.25-32", CELL]:
+            raise KeyboardInterrupt
+        return {"madds": 1, "params": 1, "files": []}
+
+    monkeypatch.setattr(ablate_cell, "_export", export)
+    assert run_main(*given) == 130
+    first = mtimes(out)
+    assert list(first) == ["cells/relu-0.25-32/size.json"]
+    assert run_main(*given) == 0
+    assert exported == ["relu-0.25-32", CELL, CELL]
+    assert mtimes(out).items() > first.items()
+
+
+def test_accuracy_is_of_a_trained_network(tmp_path: Path, photos: Path) -> None:
+    training = {"epochs": 1, "batch_size": 3, "bn_momentum": 0.5, "workers": 1}
+    calibration = {"level": 0, "images": 4}
+    recipe = write_recipe(
+        tmp_path / "one.yaml",
+        variants=RECIPE["variants"][2:],
+        training=training,
+        calibration=calibration,
+        training_resolution=32,
+    )
+    out = tmp_path / "OUT"
+    given = ("--data", photos, "--val", photos, "--axes", "accuracy")
+    assert run_main("ablate", recipe, "--out", out, *given) == 0
+    (cell,) = json.loads((out / "ablation.json").read_text())["cells"]
+    found = cell["accuracy"]
+    assert found["images"] == 6 and found["resolution"] == 32
+    for top1 in found["top1"].values():
+        assert top1["estimate"] * 6 / 100 == pytest.approx(round(top1["estimate"] * 6 / 100))
+        assert top1["low"] <= top1["estimate"] <= top1["high"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "arguments", "texts"),
+    [
+        ({}, ["--axes", "speed"], ["--axes speed", "accuracy, latency, size"]),
+        ({}, ["--axes", "accuracy"], ["give --data"]),
+        ({"sises": []}, [], ["sises", "did you mean 'sizes'"]),
+        ({"lowerings": ["addmul"]}, [], ["lowerings", "'addmul'"]),
+        (
+            {"variants": [{"name": "a", "model": "small", "options": {"stemwidth": 8}}]},
+            [],
+            ["no model option 'stemwidth'", "did you mean 'stem_width'"],
+        ),
+        ({"variants": [{"name": "a", "model": "smal"}]}, [], ["unknown model 'smal'"]),
+        ({"variants": [{"name": "a", "model": "small"}] * 2}, [], ["two are called 'a'"]),
+        ({"variants": [{"name": "../a", "model": "small"}]}, [], ["'../a'"]),
+        ({}, ["--device", "toaster"], ["--device toaster"]),
+    ],
+)
+def test_bad_input_is_one_line(
+    cli: Cli, tmp_path: Path, changes: dict[str, Any], arguments: list[str], texts: list[str]
+) -> None:
+    recipe, out = write_recipe(tmp_path / "bad.yaml", **changes), tmp_path / "OUT"
+    assert_refused(cli("ablate", recipe, "--out", out, *arguments), *texts)
+    assert not out.exists()
+
+
+def test_data_without_images_to_judge_by_is_refused(cli: Cli, tmp_path: Path, photos: Path) -> None:
+    recipe, out = write_recipe(tmp_path / "tiny.yaml"), tmp_path / "OUT"
+    assert_refused(cli("ablate", recipe, "--out", out, "--data", photos), "give --val")
+    assert not out.exists()

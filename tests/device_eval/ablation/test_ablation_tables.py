@@ -1,0 +1,142 @@
+"""The ablation's table, plot and claims from hand-made cells; the paper's figures as it prints them."""
+
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from device_eval.ablation import claims, rows_of, table_of, to_markdown, write_plot
+from device_eval.ablation.paper import Published, published
+from device_eval.ablation.plot import points
+
+
+def file(form: str, predicted_ms: float, partitions: int = 1) -> dict[str, Any]:
+    return {
+        "form": form,
+        "size_bytes": 2048,
+        "partitions": partitions,
+        "predicted_pixel1_ms": predicted_ms,
+    }
+
+
+def entry(form: str, runtime: str, p50_us: float, ratio: float | None, verdict: str = "steady") -> Any:
+    return {"form": form, "runtime": runtime, "p50_us": p50_us, "ratio": ratio, "verdict": verdict}
+
+
+def cell(
+    variant: str, options: dict[str, Any], madds: int, width: float = 1.0, **more: Any
+) -> dict[str, Any]:
+    files = [file("float32", madds / 4e6), file("int8 add-mul", 9.0), file("int8 op", 9.5, 22)]
+    return {
+        "variant": variant,
+        "model": "large",
+        "options": options,
+        "width": width,
+        "resolution": 224,
+        "curve": variant,
+        "claim": None,
+        "size": {"madds": madds, "params": 5_400_000, "files": files},
+        **more,
+    }
+
+
+LATENCY = {
+    "latencies": [
+        entry("float32", "LiteRT xnnpack", 6000.0, 2.0),
+        entry("int8 add-mul", "LiteRT xnnpack", 3300.0, 1.1),
+        entry("int8 op", "LiteRT xnnpack", 8800.0, None, "noisy: drift"),
+        entry("int8 op", "LiteRT builtin", 12000.0, 1.5),
+    ]
+}
+TOP1 = {"estimate": 80.0, "low": 78.0, "high": 82.0}
+ACCURACY = {"top1": {"float32": {**TOP1, "estimate": 81.0}, "int8": TOP1}}
+
+
+@pytest.mark.parametrize(
+    ("network", "expected"),
+    [
+        (("large", {}, 1.0, 224, "float32"), Published(75.2, 66)),
+        (("large", {}, 0.85, 224, "float32"), Published(74.3, 55)),
+        (("large", {"nonlinearity": "relu"}, 1.0, 224, "float32"), Published(74.5, 59)),
+        (("large", {"nonlinearity": "hswish@16"}, 1.0, 224, "float32"), Published(75.4, 78)),
+        (("small", {}, 1.0, 96, "float32"), Published(51.7, 5.8)),
+        (("large", {}, 1.0, 224, "int8"), Published(73.8, 57)),
+        (("large", {}, 0.75, 224, "int8"), None),
+        (("small", {"nonlinearity": "relu"}, 1.0, 224, "float32"), None),
+        (("large", {"nonlinearity": "relu"}, 1.0, 192, "float32"), None),
+        (("large", {"stem_width": 32}, 1.0, 224, "float32"), None),
+    ],
+)
+def test_published_figures(network: tuple[str, dict[str, Any], float, int, str], expected: object) -> None:
+    assert published(*network) == expected
+
+
+def test_the_table_has_a_row_for_every_file() -> None:
+    headings, records = table_of(rows_of([cell("V3", {}, 217_000_000, latency=LATENCY, accuracy=ACCURACY)]))
+    table = [dict(zip(headings, record, strict=True)) for record in records]
+    assert [row["file"] for row in table] == ["float32", "int8 add-mul", "int8 op"]
+    assert table[1] == {
+        "variant": "V3",
+        "width": "1",
+        "px": "224",
+        "file": "int8 add-mul",
+        "M MAdds": "217.0",
+        "M params": "5.40",
+        "KiB": "2",
+        "pieces": "1",
+        "LiteRT xnnpack ms (ratio)": "3.30 (1.10)",
+        "LiteRT builtin ms (ratio)": "",
+        "predicted Pixel 1 ms": "9.0",
+        "paper Pixel 1 ms": "57",
+        "top-1 %": "80.0 [78.0, 82.0]",
+        "paper top-1 %": "73.8",
+    }
+    assert table[2]["LiteRT xnnpack ms (ratio)"] == "~8.80"
+    assert table[0]["paper Pixel 1 ms"] == "66" and table[0]["top-1 %"].startswith("81.0")
+
+
+def test_columns_without_figures_are_left_out() -> None:
+    headings, records = table_of(rows_of([cell("a", {"stem_width": 8}, 10)]))
+    assert len(records) == 3
+    assert not {"top-1 %", "paper Pixel 1 ms", "LiteRT xnnpack ms (ratio)"} & set(headings)
+    assert table_of([]) == ([], [])
+
+
+def test_a_cell_that_failed_has_no_row_but_a_line() -> None:
+    failed = {key: value for key, value in cell("bad", {}, 1).items() if key != "size"}
+    assert rows_of([failed]) == []
+    text = to_markdown([], {"bad-1-224, size": "no memory"}, "host", [])
+    assert "- bad-1-224, size: no memory" in text
+
+
+def test_a_claim_stands_beside_what_was_counted() -> None:
+    """Without the component 227 M multiply-adds, with it 217; the predictions are a quarter of that in ms."""
+    without = cell("stem-32", {"stem_width": 32}, 227_000_000, claim="stem of 16 filters, not 32")
+    (line,) = claims([cell("V3", {}, 217_000_000), without])
+    assert line == (
+        "stem-32: stem of 16 filters, not 32: -10.0 M MAdds, -2.5 ms (-4 %) predicted; "
+        "paper: -16 count filters, -3 ms latency, -10 millions MAdds"
+    )
+
+
+def test_the_curve_takes_the_fastest_int8_file() -> None:
+    narrow = {"latencies": [entry("int8 op", "LiteRT xnnpack", 1500.0, 1.0)]}
+    cells = [
+        cell("V3", {}, 217_000_000, latency=LATENCY, accuracy=ACCURACY),
+        cell("V3", {}, 69_000_000, 0.5, latency=narrow),
+    ]
+    rows = rows_of(cells)
+    assert points(rows, measured=True, accuracy=False) == {"V3": [(1.5, 69.0), (3.3, 217.0)]}
+    assert points(rows, measured=True, accuracy=True) == {"V3": [(3.3, 80.0)]}
+    assert points(rows, measured=False, accuracy=False) == {"V3": [(9.0, 69.0), (9.0, 217.0)]}
+
+
+def test_the_plot_names_curves_and_says_what_is_predicted(tmp_path: Path) -> None:
+    cells = [cell("V3", {}, 217_000_000), cell("relu", {"nonlinearity": "relu"}, 210_000_000)]
+    paths = tmp_path / "a.svg", tmp_path / "b.svg"
+    assert all(write_plot(rows_of(cells), path) for path in paths)
+    texts = [element.text for element in ET.parse(paths[0]).iter("{http://www.w3.org/2000/svg}text")]
+    assert texts.count("V3") == texts.count("relu") == 2
+    assert "predicted Pixel 1 ms (not measured)" in texts
+    assert paths[0].read_bytes() == paths[1].read_bytes()
