@@ -23,7 +23,7 @@ from altered_models import alter_json, alter_onnx, alter_tflite
 from device_eval.latency.structure import structure
 from device_eval.lint import lint
 from device_eval.runners import Kernel, open_model
-from qmnv3.errors import QmnError
+from qmnv3.errors import ExportError, QmnError
 from qmnv3.export.files import export_run
 from qmnv3.runs import CALIBRATION, PROVENANCE, load_report
 
@@ -154,11 +154,13 @@ def outcome(path: Path) -> str:
 
 def _used(path: Path) -> str:
     try:
-        refusals = [str(error) for error in use(path)]
+        refusals = use(path)
     # Whatever it is, the user would see a traceback.
     except BaseException as error:
         return f"raised {type(error).__name__}: {error}"
-    nameless = [refusal for refusal in refusals if str(path) not in refusal]
+    # An export of a RUN names the layer that has no place in the format.
+    readers = [str(refusal) for refusal in refusals if not isinstance(refusal, ExportError)]
+    nameless = [refusal for refusal in readers if str(path) not in refusal]
     return f"does not name the file: {nameless[0]}" if nameless else "refused" if refusals else "opened"
 
 
