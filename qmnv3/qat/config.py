@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from calibration.config import PtqConfig
-from qmnv3.training.config import TrainConfig
+from qmnv3.training.config import TeachingConfig, TrainConfig
 
 RangeForm = Literal["learned", "moving_average", "clip"]
 WeightForm = Literal["absmax", "learned"]
@@ -74,7 +74,9 @@ class QatConfig(_Strict):
     training: TrainConfig = TrainConfig()
 
     @model_validator(mode="after")
-    def _is_not_compiled(self) -> "QatConfig":
+    def _is_no_float_training(self) -> "QatConfig":
         if self.training.compile:
             raise ValueError("training.compile is for float training: grids change with every step")
+        if self.training.teaching != TeachingConfig():
+            raise ValueError("training.teaching is for float training: write distillation instead")
         return self

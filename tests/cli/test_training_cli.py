@@ -1,6 +1,7 @@
 """`qmnv3 train` and `qmnv3 qat` as a user types them, on 24 small images of two colours."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -38,7 +39,7 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("recipe") / "quick.yaml"
     path.write_text(
-        "epochs: 6\nbatch_size: 8\nbn_momentum: 0.3\noptimizer: {rate: 0.05, reference_batch: 8}\n"
+        "epochs: 12\nbatch_size: 8\nbn_momentum: 0.3\noptimizer: {rate: 0.05, reference_batch: 8}\n"
         "augmentation: {min_area: 0.5, colour: false}\n"
     )
     return path
@@ -57,7 +58,7 @@ def test_train_writes_weights_log_and_summary(trained: Path) -> None:
     lines = [json.loads(line) for line in (trained / "log.jsonl").read_text().splitlines()]
     assert max(line["validation"] for line in lines if "validation" in line) == 1.0
     summary = json.loads((trained / "train.json").read_text())
-    assert summary["steps"] == 18 and summary["recipe"]["model"]["width"] == 0.35
+    assert summary["steps"] == 36 and summary["recipe"]["model"]["width"] == 0.35
 
 
 def test_statistics_of_whole_images_are_judged_and_kept(
@@ -92,6 +93,38 @@ def test_statistics_of_whole_images_are_judged_and_kept(
 def _batch(paths: list[Path], model: LoadedModel) -> torch.Tensor:
     images = [preprocess(np.asarray(Image.open(path)), model.preprocessing) for path in paths]
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+
+
+def test_a_teacher_teaches_what_labels_do_not(
+    cli: Cli, tmp_path: Path, colours: Path, recipe: Path, trained: Path
+) -> None:
+    """Every training image is in the wrong folder; only the teacher knows better."""
+    for name, other in (("blue", "red"), ("red", "blue")):
+        shutil.copytree(colours / "train" / name, tmp_path / "mixed" / "train" / other)
+        shutil.copytree(colours / "val" / name, tmp_path / "mixed" / "val" / name)
+    taught = tmp_path / "taught.yaml"
+    taught.write_text(recipe.read_text() + "teaching: {weight: 1.0}\n")
+    given = (*MODEL, "--data", tmp_path / "mixed", "--recipe", taught)
+    teacher = ("--teacher", "small", "--teacher-weights", trained / "model.safetensors")
+    done = cli("train", *given, *teacher, "--out", tmp_path / "taught")
+    assert done.code == 0, done.stderr
+    assert "best validation 100.00 %" in done.stdout
+
+
+def test_a_teacher_that_does_not_fit_is_refused(
+    cli: Cli, tmp_path: Path, colours: Path, trained: Path
+) -> None:
+    given = ("train", *MODEL, "--data", colours, "--out", tmp_path / "out")
+    weights = ("--teacher-weights", trained / "model.safetensors")
+    names = tmp_path / "classes.json"
+    names.write_text('{"blue": "b", "green": "g"}')
+    with untouched(tmp_path, trained):
+        assert_refused(cli(*given, "--teacher", "small"), "--teacher MODEL and --teacher-weights FILE")
+        assert_refused(
+            cli(*given, "--teacher", "large", *weights), "model.safetensors", "the file fits model small"
+        )
+        unknown = cli(*given, "--teacher", "small", *weights, "--teacher-classes", names)
+        assert_refused(unknown, "class folder 'red' is not in")
 
 
 def test_qat_ends_in_a_run_that_exports_and_evaluates(
