@@ -90,8 +90,7 @@ def run_train(job: TrainJob) -> Outcome:
         reestimate_batch_norm(model, whole_images(data, loaded.preprocessing, job.config, job.device))
 
     recipe = {"model": network.config.to_json(), "weights": str(job.weights), "data": str(job.data)}
-    recipe["teacher"] = None if job.teacher is None else str(job.teacher.weights)
-    recipe |= job.config.model_dump()
+    recipe |= {"teacher": str(job.teacher and job.teacher.weights)} | job.config.model_dump()
     with TrainingView(job.config.epochs) as view:
         outcome = train(
             ClassificationTask(
