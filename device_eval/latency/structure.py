@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from device_eval.lint.description import LAYERS, Model, Op, Tensor
+from device_eval.lint.description import Model, Op, Tensor
 from device_eval.lint.readers import read_model
 from device_eval.onnx_operations import optimized_operations
 from device_eval.partitions import Partitions
+from device_eval.predictor.costs import op_cost, total
 from device_eval.runners import check_exists
 from device_eval.runners.litert import load_interpreter, operations_of
 from qmnv3.errors import ModelFileError
@@ -75,18 +76,10 @@ def _span(values: Any) -> tuple[int, int]:
 
 
 def _macs(model: Model) -> int | None:
-    layers = [_layer_macs(model, op) for op in model.ops if op.kind in LAYERS]
-    known = [macs for macs in layers if macs is not None]
-    return sum(known) if len(known) == len(layers) else None
-
-
-def _layer_macs(model: Model, op: Op) -> int | None:
-    """Each weight is used once at every output position."""
-    weight, output = model.input(op, 1), model.output(op)
-    if weight is None or output is None or not output.shape or not weight.shape:
+    try:
+        return total(op_cost(model, op) for op in model.ops).macs
+    except ModelFileError:
         return None
-    channels = weight.shape[op.weight_axis or 0]
-    return _elements(output) // channels * _elements(weight)
 
 
 def _bytes_moved(model: Model) -> int | None:

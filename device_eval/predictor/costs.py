@@ -43,7 +43,12 @@ def total(costs: Iterable[Cost]) -> Cost:
 
 
 def op_cost(model: Model, op: Op) -> Cost:
-    """Cost of one operation of `model`; ModelFileError when the file does not tell a layer's shapes."""
+    """Cost of one operation of `model`; ModelFileError when the file does not tell a layer's shapes.
+
+    A convolution of pixel pairs counts the multiply-adds of that of the pixels, and reading pairs is free.
+    """
+    if _makes_pairs(model, op):
+        return Cost()
     operands = [model.tensors[name] for name in op.inputs if name in model.tensors]
     output = model.output(op)
     constants = [tensor for i, tensor in enumerate(operands) if _is_constant(op, i, tensor)]
@@ -81,4 +86,17 @@ def _macs(model: Model, op: Op, output: Tensor | None) -> int:
         )
     if op.weight_axis is None:
         return prod(output.shape) * x.shape[-1]
+    reader = model.producer(x.name)
+    if weight.data is not None and reader is not None and _makes_pairs(model, reader):
+        # Zeros in all output channels stand for no pixel: they complete the pairs.
+        return prod(output.shape) * int(np.count_nonzero(weight.data.any(axis=op.weight_axis)))
     return prod(output.shape) * (prod(weight.shape) // max(1, weight.shape[op.weight_axis]))
+
+
+def _makes_pairs(model: Model, op: Op) -> bool:
+    """Whether `op` reads two neighbouring pixels of an image as one."""
+    x, pairs = model.input(op, 0), model.output(op)
+    if op.kind != "Reshape" or x is None or pairs is None or len(x.shape) != 4:
+        return False
+    batch, height, width, channels = x.shape
+    return pairs.shape == (batch, height, width // 2, 2 * channels)

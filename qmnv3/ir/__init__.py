@@ -18,6 +18,7 @@ from qmnv3.ir.ops import (
     Op,
     Pad,
     Padding,
+    PixelPairs,
     Quantize,
 )
 from qmnv3.ir.qparams import QParams
@@ -41,6 +42,7 @@ __all__ = [
     "Op",
     "Pad",
     "Padding",
+    "PixelPairs",
     "QParams",
     "QuantGraph",
     "Quantize",

@@ -122,7 +122,7 @@ class QuantGraph:
         if kind not in ("Quantize", "Dequantize", "Cast") and len(mixed) > 1:
             found = ", ".join(t.dtype for t in activations)
             raise GraphError(f"{op.name}: {kind} input is {found} but output is {out.dtype}")
-        if kind in ("Pad", "Flatten") and ins[0].qparams != out.qparams:
+        if kind in ("Pad", "Flatten", "PixelPairs") and ins[0].qparams != out.qparams:
             raise GraphError(f"{op.name}: {kind} must share its input's scale and zero point")
         if layer and out.qparams is not None:
             self._check_bias_scale(op)

@@ -127,6 +127,15 @@ class Flatten:
 
 
 @dataclass(frozen=True)
+class PixelPairs:
+    """[N,H,W,C] to [N,H,W/2,2C], no element moves; output shares the input's qparams. inputs: (x,)."""
+
+    name: str
+    inputs: tuple[str, ...]
+    output: str
+
+
+@dataclass(frozen=True)
 class HardSwish:
     """x * relu6(x + 3) / 6 (MobileNetV3, section 5.2). inputs: (x,)."""
 
@@ -164,6 +173,7 @@ Op = (
     | Mean
     | Pad
     | Flatten
+    | PixelPairs
     | HardSwish
     | HardSigmoid
     | Logistic

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from qmnv3.errors import GraphError
-from qmnv3.ir.ops import Conv2d, DepthwiseConv2d, Flatten, Mean, Op, Pad, Padding
+from qmnv3.ir.ops import Conv2d, DepthwiseConv2d, Flatten, Mean, Op, Pad, Padding, PixelPairs
 
 Shape = tuple[int, ...]
 
@@ -84,6 +84,14 @@ def _flatten(op: Op, inputs: Sequence[Shape]) -> Shape:
     return (n, c)
 
 
+def _pixel_pairs(op: Op, inputs: Sequence[Shape]) -> Shape:
+    assert isinstance(op, PixelPairs)
+    n, h, w, c = inputs[0]
+    if w % 2:
+        raise GraphError(f"{op.name}: PixelPairs needs an even width, got {w}")
+    return (n, h, w // 2, 2 * c)
+
+
 _ARITY = {"Conv2d": 3, "DepthwiseConv2d": 3, "Add": 2, "Mul": 2}
 _RULES: dict[str, Callable[[Op, Sequence[Shape]], Shape]] = {
     "Conv2d": _conv,
@@ -93,4 +101,5 @@ _RULES: dict[str, Callable[[Op, Sequence[Shape]], Shape]] = {
     "Mean": _mean,
     "Pad": _pad,
     "Flatten": _flatten,
+    "PixelPairs": _pixel_pairs,
 }

@@ -7,6 +7,7 @@
 | ort            | ADD and MUL: QLinearAdd, QLinearMul | explicit                | refused               |
 
 int16 h-swish is ADD and MUL everywhere: there is no 16-bit HARD_SWISH. Swish is a sigmoid and MUL everywhere.
+For xnnpack a stem of stride 2 reads pixel pairs.
 Float graphs keep h-swish as an operation; TFLite has none for hard-sigmoid, so it becomes relu6(x + 3) / 6.
 """
 
@@ -20,6 +21,7 @@ from qmnv3.lowering.hard_activations import lower_hard_activations
 from qmnv3.lowering.int16 import refuse_int16, split_widening
 from qmnv3.lowering.interface import InterfaceType, set_interface
 from qmnv3.lowering.padding import split_padding
+from qmnv3.lowering.pixel_pairs import pair_pixels
 
 Target = Literal["xnnpack", "tflite-builtin", "ort"]
 
@@ -36,6 +38,9 @@ def lower(graph: QuantGraph, target: Target, interface: InterfaceType = "int8") 
         refuse_int16(graph)
     keep = (HardSwish,) if target == "tflite-builtin" else ()
     graph = lower_hard_activations(graph, keep)
+    if target == "xnnpack":
+        # Before paddings become PADs: XNNPACK merges a PAD with the convolution that follows at once.
+        graph = pair_pixels(graph)
     if target != "ort":
         graph = split_widening(split_padding(graph))
     return set_interface(graph, interface)

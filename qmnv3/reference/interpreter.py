@@ -19,6 +19,7 @@ from qmnv3.ir import (
     Mul,
     Op,
     Pad,
+    PixelPairs,
     QParams,
     QuantGraph,
     Quantize,
@@ -75,8 +76,8 @@ def _execute(op: Op, graph: QuantGraph, values: Mapping[str, Array], how: Semant
             return x[0].astype(np.int16)
         case Pad():
             return pad(x[0], _grid(graph, op, op.output), op.padding)
-        case Flatten():
-            return x[0].reshape(x[0].shape[0], -1)
+        case Flatten() | PixelPairs():
+            return x[0].reshape(-1, *graph.tensors[op.output].shape[1:])
     first, output = _grid(graph, op, op.inputs[0]), _grid(graph, op, op.output)
     match op:
         case Conv2d():

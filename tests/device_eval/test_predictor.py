@@ -31,6 +31,7 @@ from device_eval.predictor.published import (
 from qmnv3.export.onnx_qdq import write_onnx
 from qmnv3.export.tflite import write_tflite
 from qmnv3.ir import Add, Conv2d, HardSwish, Mean, QuantGraph, Tensor
+from qmnv3.lowering import lower
 from qmnv3.models.count import count
 from qmnv3.models.network import build_model
 from qmnv3.runs import save_run
@@ -214,6 +215,16 @@ def test_h_swish_costs_the_same_as_operation_and_as_add_and_mul() -> None:
     outputs = single.by_kind["HardSwish"].activations // 5
     assert composed.cost.activations == single.cost.activations + 2 * outputs
     assert composed.cost.macs == single.cost.macs
+
+
+def test_pixel_pairs_cost_what_the_pixels_do() -> None:
+    """As exported for XNNPACK, where the stem's kernel has 36 places for 27 weights."""
+    graph = mobilenet_v3_chain(quantized=True).graph("logits")
+    plain, pairs = (predict_graph(lower(graph, target), HERE) for target in ("tflite-builtin", "xnnpack"))
+    assert pairs.counts["Reshape"] == plain.counts["Reshape"] + 1
+    assert pairs.cost.macs == plain.cost.macs
+    assert pairs.cost.activations == plain.cost.activations
+    assert pairs.cost.constants == plain.cost.constants + 16 * (36 - 27)
 
 
 def test_a_far_away_network_is_said_to_be_one(forms: dict[str, Prediction]) -> None:

@@ -14,6 +14,7 @@ from qmnv3.ir import (
     Flatten,
     Metadata,
     Padding,
+    PixelPairs,
     QParams,
     QuantGraph,
     Quantize,
@@ -114,6 +115,14 @@ def test_pass_through_must_share_its_grid() -> None:
     z = Tensor("z", (1, 4), "int8", QParams.per_tensor(0.2, 0))
     with pytest.raises(GraphError, match="must share"):
         QuantGraph({"y": y, "z": z}, (Flatten("flat", ("y",), "z"),), ("y",), ("z",))
+
+
+def test_pixel_pairs_need_an_even_width() -> None:
+    image = Tensor("image", (1, 2, 5, 3), "int8", QParams.per_tensor(0.1, 0))
+    pairs = replace(image, name="pairs", shape=(1, 2, 2, 6))
+    op = PixelPairs("pairs", ("image",), "pairs")
+    with pytest.raises(GraphError, match="pairs: PixelPairs needs an even width, got 5"):
+        QuantGraph({"image": image, "pairs": pairs}, (op,), ("image",), ("pairs",))
 
 
 def test_int16_is_symmetric() -> None:

@@ -18,6 +18,7 @@ from qmnv3.ir import (
     Op,
     Pad,
     Padding,
+    PixelPairs,
     QParams,
     QuantGraph,
     Quantize,
@@ -242,6 +243,11 @@ def flatten(rng: Rng) -> Case:
     return _unary(Flatten("op", ("x",), "y"), (1, 1, 1, int(rng.integers(1, 60))), rng)
 
 
+def pixel_pairs(rng: Rng) -> Case:
+    height, half_width, channels = (int(size) for size in rng.integers(1, 6, 3))
+    return _unary(PixelPairs("op", ("x",), "y"), (1, height, 2 * half_width, channels), rng)
+
+
 def hard_swish_grids(rng: Rng, low: float = 1e-3, high: float = 0.3) -> tuple[QParams, QParams]:
     """An input grid with scale in [low, high] and the output grid that a min-max calibration would choose."""
     while True:
@@ -284,6 +290,7 @@ CASES: dict[str, Callable[[Rng], Case]] = {
     "Dequantize": dequantize,
     "Pad": pad,
     "Flatten": flatten,
+    "PixelPairs": pixel_pairs,
     "HardSwish": hard_swish,
     "Logistic": logistic,
 }

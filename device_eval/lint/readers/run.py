@@ -16,6 +16,7 @@ _KINDS = {
     "Conv2d": "Conv",
     "DepthwiseConv2d": "DepthwiseConv",
     "Flatten": "Reshape",
+    "PixelPairs": "Reshape",
 }
 _WEIGHT_AXIS = {"Conv": 0, "DepthwiseConv": 3}
 

@@ -23,6 +23,7 @@ from qmnv3.ir import (
     Op,
     Pad,
     Padding,
+    PixelPairs,
     QuantGraph,
     Quantize,
     Tensor,
@@ -76,11 +77,11 @@ def encode_operator(op: Op, graph: QuantGraph) -> Encoding:
         raise ExportError(f"{op.name}: {type(op).__name__} input is uint8; put a Quantize to int8 before it")
     if isinstance(op, Add) and output.dtype == "int16":
         _check_int16_add(op, inputs, output)
-    builtin, options, operand = _encode(op, inputs)
+    builtin, options, operand = _encode(op, inputs, output)
     return Encoding(builtin, operator_version(op, builtin, inputs, output), options, operand)
 
 
-def _encode(op: Op, inputs: Sequence[Tensor]) -> tuple[str, Any, Operand | None]:
+def _encode(op: Op, inputs: Sequence[Tensor], output: Tensor) -> tuple[str, Any, Operand | None]:
     match op:
         case Conv2d():
             return "CONV_2D", _convolution(op, inputs, _conv_options(inputs), channel_axis=0), None
@@ -97,9 +98,9 @@ def _encode(op: Op, inputs: Sequence[Tensor]) -> tuple[str, Any, Operand | None]
             p = op.padding
             sides = ((0, 0), (p.top, p.bottom), (p.left, p.right), (0, 0))
             return "PAD", schema.PadOptionsT(), Operand("paddings", sides)
-        case Flatten():
+        case Flatten() | PixelPairs():
             # The batch is -1, not 1, so that the user may resize the input to any batch.
-            return "RESHAPE", None, Operand("shape", (-1, inputs[0].shape[3]))
+            return "RESHAPE", None, Operand("shape", (-1, *output.shape[1:]))
         case HardSwish():
             return "HARD_SWISH", schema.HardSwishOptionsT(), None
         case Logistic():

@@ -4,10 +4,12 @@ from pathlib import Path
 
 import numpy as np
 from colour_models import SPEC, colour_graph, write_colour_onnx
+from export.tflite_sketch import Sketch
 
 from device_eval.latency.structure import arena_bytes, structure
 from qmnv3.export.tflite import write_tflite
 from qmnv3.ir import Conv2d, Metadata, QParams, QuantGraph, Tensor
+from qmnv3.lowering import lower
 
 IMAGE = 8 * 8 * 3
 
@@ -21,6 +23,15 @@ def test_the_colour_graph_counted_by_hand(tmp_path: Path) -> None:
     flatten = 3 + 2 * 4 + 3  # a shape of two int32
     assert found.bytes_moved == convolution + pooling + flatten
     assert found.size_bytes == (tmp_path / "m.tflite").stat().st_size
+
+
+def test_zeros_that_complete_pixel_pairs_are_no_multiply_adds(tmp_path: Path) -> None:
+    sketch = Sketch(quantized=True)
+    stem = sketch.graph(sketch.conv(sketch.image(1, 8, 8, 3), 5, 3, 2))
+    write_tflite(lower(stem, "xnnpack"), tmp_path / "m.tflite")
+    found = structure(tmp_path / "m.tflite")
+    assert found.op_counts == {"RESHAPE": 1, "CONV_2D": 1}
+    assert found.macs == 4 * 4 * 5 * 27
 
 
 def test_onnx_tells_no_arena(tmp_path: Path) -> None:
