@@ -46,7 +46,7 @@ class EqualizationConfig(_Strict):
 
     always: bool = False
     min_gain: Annotated[float, Field(ge=0, lt=1)] = 0.001
-    max_slowdown: Annotated[float, Field(ge=0)] = 0.085
+    max_slowdown: Annotated[float, Field(ge=0)] = 0.105
 
 
 class BiasCorrectionConfig(_Strict):
