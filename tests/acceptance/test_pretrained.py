@@ -1,8 +1,8 @@
 """The main job as a user runs it: real weights, real photos, the command line, the figures promised.
 
-Which near ties a network gets right changes with the processor: floats summed in another order calibrate other
-integers, and one photo in 650 is 0.15 points. So counts are judged by their 95 % intervals, which must reach
-what is promised, and the KL divergence, which has a twentieth of their noise, by a bound of its own.
+Which near ties a network gets right changes with the processor: floats summed in another order calibrate
+other integers, and one photo in 650 is 0.15 points. So counts are judged by their 95 % intervals, which must
+reach what is promised, and the KL divergence, which hardly moves, by a bound of its own.
 """
 
 import json
