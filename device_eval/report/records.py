@@ -202,10 +202,11 @@ class Lint(_Record):
 
 
 class Judgement(_Record):
-    """What an interval says beside a published figure, and how many samples would decide."""
+    """What an interval says beside a published figure; how many samples would decide, or why none would."""
 
     verdict: Literal["better", "as the paper", "worse", "not decidable"]
     needed: Count | None
+    reason: str | None = None
 
 
 class CheckRow(_Record):
@@ -223,10 +224,11 @@ class CheckRow(_Record):
 
 
 class Check(_Record):
-    """Of `qmnv3 check --json`."""
+    """Of `qmnv3 check --json`; `forced` where the model is not `network`."""
 
     model: str
     network: str
+    forced: bool = False
     rows: tuple[CheckRow, ...]
     notes: tuple[str, ...]
 

@@ -7,12 +7,22 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from device_eval.check import NETWORKS, Network, Row, accuracy_rows, latency_rows, published
+from device_eval.check import (
+    NETWORKS,
+    Network,
+    Row,
+    accuracy_rows,
+    identify,
+    latency_rows,
+    published,
+    rows_in_words,
+)
 from device_eval.evaluation import Evaluation, evaluate, make_subject
 from device_eval.latency import Latency, Plan, benchmark
 from device_eval.latency.result import Device
+from device_eval.latency.steadiness import MIN_SAMPLES
 from device_eval.preparation import Override
-from device_eval.runners import check_exists, open_model
+from device_eval.runners import Kernel, check_exists, open_model
 from qmnv3.cli.bench_view import reporting
 from qmnv3.cli.eval import SAMPLE_SEED, check_override
 from qmnv3.cli.progress import progress
@@ -26,7 +36,7 @@ _THREADS = 2
 @dataclass(frozen=True)
 class CheckJob:
     """What to check: a RUN, or an 8-bit file with its float parent. No `data`: accuracy is left out; no
-    `device`: latency is.
+    `device`: latency is. `network` compares with its row whatever the model is. `kernel` is LiteRT's.
     """
 
     model: Path
@@ -38,14 +48,19 @@ class CheckJob:
     override: Override
     device: Device | None
     runs: int
+    kernel: Kernel = "xnnpack"
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """All comparisons, and sentences about what the figures rest on."""
+    """All comparisons, and sentences about what the figures rest on.
+
+    `forced`: the user named the network, and the model is another.
+    """
 
     model: Path
     network: Network
+    forced: bool
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
 
@@ -55,6 +70,7 @@ class CheckResult:
             "against": "table4",
             "model": str(self.model),
             "network": self.network,
+            "forced": self.forced,
             "rows": [asdict(row) for row in self.rows],
             "notes": list(self.notes),
         }
@@ -65,10 +81,10 @@ def run_check(job: CheckJob) -> CheckResult:
     if job.data is None and job.device is None:
         raise ModelFileError(f"{job.model}: nothing to check; give --data, or a --device")
     with _files(job) as (quantized, parent):
-        network = job.network or _network(quantized)
+        network, forced = _network(job, quantized, parent)
         known = published(network)
         rows: list[Row] = []
-        notes: list[str] = []
+        notes: list[str] = [] if forced is None else [forced]
         if job.data is not None:
             result = _evaluate(job, job.data, quantized, parent)
             assert result.comparison is not None
@@ -78,7 +94,7 @@ def run_check(job: CheckJob) -> CheckResult:
             slow, fast = _measure(job, job.device, parent, quantized)
             rows += latency_rows(fast, slow, known)
             notes.append(_latencies(fast, slow))
-    return CheckResult(job.model, network, tuple(rows), tuple(notes))
+    return CheckResult(job.model, network, forced is not None, tuple(rows), tuple(notes))
 
 
 @contextmanager
@@ -98,20 +114,25 @@ def _files(job: CheckJob) -> Iterator[tuple[Path, Path]]:
         yield job.model, job.parent
 
 
-def _network(path: Path) -> Network:
-    metadata = open_model(path).metadata
-    name = "" if metadata is None else metadata.name
-    for network in NETWORKS:
-        if name == network:
-            return network
-    raise ModelFileError(
-        f"{path}: its name {name!r} is no row of Table 4; give --network {', '.join(NETWORKS)}"
-    )
+def _network(job: CheckJob, quantized: Path, parent: Path) -> tuple[Network, str | None]:
+    """The row to compare with, and what to say where the user chose it for a model that is not in it."""
+    found = identify(quantized, parent)
+    if job.network is None:
+        if found.network is None:
+            raise ModelFileError(
+                f"{job.model}: no published row is of this network: it has {found.size}, Table 4 has "
+                f"{rows_in_words()}; --network {', '.join(NETWORKS)} compares with one all the same"
+            )
+        return found.network, None
+    if found.network == job.network:
+        return job.network, None
+    size = f"it has {found.size}, Table 4 has {rows_in_words()}"
+    return job.network, f"--network {job.network}: {job.model} is not this published network; {size}"
 
 
 def _evaluate(job: CheckJob, data: Path, quantized: Path, parent: Path) -> Evaluation:
     folder = find_images(data, classes=True)
-    runners = [open_model(path, None, _THREADS) for path in (quantized, parent)]
+    runners = [open_model(path, job.kernel, _THREADS) for path in (quantized, parent)]
     check_override(runners, job.override)
     this, other = (make_subject(runner, folder, job.override, job.classes) for runner in runners)
     indices = sample(folder, job.images, SAMPLE_SEED) if job.images else tuple(range(len(folder)))
@@ -121,7 +142,7 @@ def _evaluate(job: CheckJob, data: Path, quantized: Path, parent: Path) -> Evalu
 
 def _measure(job: CheckJob, device: Device, parent: Path, quantized: Path) -> tuple[Latency, Latency]:
     with reporting() as report:
-        measured = benchmark([parent, quantized], Plan(("xnnpack",), runs=job.runs), device, report)
+        measured = benchmark([parent, quantized], Plan((job.kernel,), runs=job.runs), device, report)
     found = {latency.path: latency for latency in measured.latencies}
     for path in (parent, quantized):
         if path not in found:
@@ -139,4 +160,10 @@ def _accuracies(result: Evaluation) -> str:
 def _latencies(fast: Latency, slow: Latency) -> str:
     text = f"median latency here: {slow.p50_us / 1000:.2f} ms in float, {fast.p50_us / 1000:.2f} ms in 8 bits"
     doubts = [one.verdict for one in (slow, fast) if one.verdict != "steady"]
-    return f"{text}; {doubts[0]}" if doubts else text
+    if not doubts:
+        return text
+    if doubts[0].startswith("noisy"):
+        advice = "quiet the device and check again, with more --runs"
+    else:
+        advice = f"give --runs {MIN_SAMPLES * fast.runs_per_sample} or more"
+    return f"{text}; {doubts[0]}; {advice}"

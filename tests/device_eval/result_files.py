@@ -128,7 +128,7 @@ def check(verdict: str = "better", needed: int | None = None) -> dict[str, Any]:
         "estimate": 0.2,
         "low": -1.2,
         "high": 1.5,
-        "judgement": {"verdict": verdict, "needed": needed},
+        "judgement": {"verdict": verdict, "needed": needed, "reason": None},
         "samples": 650,
     }
     ratio = row | {
@@ -142,6 +142,7 @@ def check(verdict: str = "better", needed: int | None = None) -> dict[str, Any]:
         "against": "table4",
         "model": "runs/small",
         "network": "small",
+        "forced": False,
         "rows": [row, ratio],
         "notes": ["top-1 on 650 images"],
         "environment": ENVIRONMENT,

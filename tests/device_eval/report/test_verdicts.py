@@ -152,3 +152,14 @@ def test_claims_of_the_paper(tmp_path: Path, verdict: str, status: str) -> None:
     (points,), (times,) = rows(made, "checks"), rows(made, "checks", 1)
     assert points["needed"] == 900 and points["here_points"] == Estimate(0.2, -1.2, 1.5)
     assert times["published_times"] == 0.98 and times["source"] == "Google's release, Pixel 1"
+
+
+def test_a_claim_about_another_network_says_so(tmp_path: Path) -> None:
+    check = files.check("not decidable") | {"forced": True}
+    check["rows"][0]["judgement"]["reason"] = "noisy: drifts"
+    made = report(tmp_path, check)
+    (verdict,) = made.verdicts
+    assert verdict.subject.endswith("runs/small beside small, which it is not")
+    assert verdict.text.startswith("not decidable, noisy: drifts: ")
+    (table, _) = next(section for section in made.sections if section.id == "checks").tables
+    assert table.title == "runs/small, beside small, which it is not: points"
