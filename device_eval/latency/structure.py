@@ -26,6 +26,7 @@ class Structure:
     """
 
     path: Path
+    quantized: bool
     size_bytes: int
     op_counts: dict[str, int]
     macs: int | None = None
@@ -46,12 +47,15 @@ def structure(path: Path) -> Structure:
     model = read_model(path)
     if model.runtime_error is not None:
         raise ModelFileError(f"{path}: {model.runtime_error}")
+    quantized = any(tensor.quantized for tensor in model.tensors.values())
     size, macs, moved = path.stat().st_size, _macs(model), _bytes_moved(model)
     if model.partitions is not None:
         counts = model.partitions.op_counts
-        return Structure(path, size, counts, macs, moved, arena_bytes(path), partitions=model.partitions)
+        return Structure(
+            path, quantized, size, counts, macs, moved, arena_bytes(path), partitions=model.partitions
+        )
     operations = optimized_operations(path)
-    return Structure(path, size, operations.op_counts, macs, moved, float_ops=operations.float_ops)
+    return Structure(path, quantized, size, operations.op_counts, macs, moved, float_ops=operations.float_ops)
 
 
 def arena_bytes(path: Path) -> int | None:

@@ -23,6 +23,7 @@ RESULTS: dict[str, type[BaseModel]] = {
     "predict": records.Predictions,
     "lint": records.Lint,
     "check": records.Check,
+    "ablate": records.Ablation,
 }
 """What each command's JSON holds."""
 

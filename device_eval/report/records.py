@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 Count = Annotated[int, Field(ge=-(2**62), le=2**62)]
 Real = Annotated[float, Field(ge=-1e30, le=1e30)]
@@ -100,6 +100,7 @@ class Structure(_Record):
     """What a measured file is made of."""
 
     path: str
+    quantized: bool
     size_bytes: Count
     op_counts: dict[str, Count]
     macs: Count | None
@@ -223,6 +224,31 @@ class CheckRow(_Record):
     samples: Count
 
 
+class CheckedAccuracy(_Record):
+    """Top-1 in both precisions on the same images, as shares."""
+
+    images: Count
+    float32: Interval
+    int8: Interval
+    difference: Interval
+
+
+class CheckedSamples(_Record):
+    """Latency of one of the two models."""
+
+    runtime: str
+    verdict: str
+    latency_us: tuple[Microseconds, ...] = Field(min_length=1)
+
+
+class CheckedLatency(_Record):
+    """Both models in turns, on one core."""
+
+    device: Device
+    float32: CheckedSamples
+    int8: CheckedSamples
+
+
 class Check(_Record):
     """Of `qmnv3 check --json`; `forced` where the model is not `network`."""
 
@@ -230,7 +256,57 @@ class Check(_Record):
     network: str
     forced: bool = False
     rows: tuple[CheckRow, ...]
+    accuracy: CheckedAccuracy | None
+    latency: CheckedLatency | None
     notes: tuple[str, ...]
+
+
+class AblationFile(_Record):
+    """One file of a network; `form` is its precision, and how its nonlinearities are lowered."""
+
+    form: str
+    predicted: tuple[PhonePrediction, ...]
+
+
+class AblationSize(_Record):
+    """What was counted of a network."""
+
+    files: tuple[AblationFile, ...]
+
+
+class AblationLatency(_Record):
+    """One file under one runtime."""
+
+    form: str
+    runtime: str
+    p50_us: Microseconds
+    verdict: str
+
+
+class AblationLatencies(_Record):
+    """All files of a network, in turns."""
+
+    latencies: tuple[AblationLatency, ...]
+    conditions: Device
+
+
+class AblationCell(_Record):
+    """One network; axes that were left out or failed are not there."""
+
+    variant: str
+    model: str
+    options: dict[str, Any]
+    width: Real
+    resolution: Count
+    size: AblationSize | None = None
+    latency: AblationLatencies | None = None
+
+
+class Ablation(_Record):
+    """Of `qmnv3 ablate`: its ablation.json. `device` measured, in words."""
+
+    device: str
+    cells: tuple[AblationCell, ...]
 
 
 class Layer(_Record):
@@ -283,5 +359,6 @@ class Provenance(_Record):
     """What every result and RUN says of where it came from."""
 
     environment: Environment
-    recipe: dict[str, Any] | None = None
+    # Where "recipe" is only a name, "resolved_recipe" is what it said.
+    recipe: dict[str, Any] | None = Field(None, validation_alias=AliasChoices("resolved_recipe", "recipe"))
     warnings: tuple[str, ...] = ()

@@ -18,7 +18,7 @@ from device_eval.check import (
     rows_in_words,
 )
 from device_eval.evaluation import Evaluation, evaluate, make_subject
-from device_eval.latency import Latency, Plan, benchmark
+from device_eval.latency import Latency, Measurement, Plan, benchmark
 from device_eval.latency.result import Device
 from device_eval.latency.steadiness import MIN_SAMPLES
 from device_eval.preparation import Override
@@ -55,7 +55,8 @@ class CheckJob:
 class CheckResult:
     """All comparisons, and sentences about what the figures rest on.
 
-    `forced`: the user named the network, and the model is another.
+    `forced`: the user named the network, and the model is another. `accuracy` and `latency` are what was
+    measured, every sample included, in plain JSON types.
     """
 
     model: Path
@@ -63,6 +64,8 @@ class CheckResult:
     forced: bool
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
+    accuracy: dict[str, Any] | None = None
+    latency: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -72,6 +75,8 @@ class CheckResult:
             "network": self.network,
             "forced": self.forced,
             "rows": [asdict(row) for row in self.rows],
+            "accuracy": self.accuracy,
+            "latency": self.latency,
             "notes": list(self.notes),
         }
 
@@ -85,16 +90,20 @@ def run_check(job: CheckJob) -> CheckResult:
         known = published(network)
         rows: list[Row] = []
         notes: list[str] = [] if forced is None else [forced]
+        accuracy = latency = None
         if job.data is not None:
             result = _evaluate(job, job.data, quantized, parent)
             assert result.comparison is not None
             rows += accuracy_rows(result.comparison.difference, len(result.paths), known)
             notes.append(_accuracies(result))
+            accuracy = _accuracy_json(result)
         if job.device is not None:
-            slow, fast = _measure(job, job.device, parent, quantized)
+            measured = _measure(job, job.device, parent, quantized)
+            slow, fast = (_latency(measured, path) for path in (parent, quantized))
             rows += latency_rows(fast, slow, known)
             notes.append(_latencies(fast, slow))
-    return CheckResult(job.model, network, forced is not None, tuple(rows), tuple(notes))
+            latency = _latency_json(measured, slow, fast)
+    return CheckResult(job.model, network, forced is not None, tuple(rows), tuple(notes), accuracy, latency)
 
 
 @contextmanager
@@ -140,15 +149,43 @@ def _evaluate(job: CheckJob, data: Path, quantized: Path, parent: Path) -> Evalu
         return evaluate(folder, this, other, indices=indices, advance=advance)
 
 
-def _measure(job: CheckJob, device: Device, parent: Path, quantized: Path) -> tuple[Latency, Latency]:
+def _accuracy_json(result: Evaluation) -> dict[str, Any]:
+    assert result.other is not None and result.comparison is not None
+    return {
+        "images": len(result.paths),
+        "float32": asdict(result.other.top1),
+        "int8": asdict(result.this.top1),
+        "difference": asdict(result.comparison.difference),
+    }
+
+
+def _measure(job: CheckJob, device: Device, parent: Path, quantized: Path) -> Measurement:
     with reporting() as report:
-        measured = benchmark([parent, quantized], Plan((job.kernel,), runs=job.runs), device, report)
-    found = {latency.path: latency for latency in measured.latencies}
-    for path in (parent, quantized):
-        if path not in found:
-            reasons = "; ".join(refusal.reason for refusal in measured.measurement.refusals)
-            raise ModelFileError(f"{path}: was not measured: {reasons}; --device none leaves latency out")
-    return found[parent], found[quantized]
+        plan = Plan((job.kernel,), runs=job.runs)
+        return benchmark([parent, quantized], plan, device, report).measurement
+
+
+def _latency(measured: Measurement, path: Path) -> Latency:
+    found = [latency for latency in measured.latencies if latency.path == path]
+    if not found:
+        reasons = "; ".join(refusal.reason for refusal in measured.refusals)
+        raise ModelFileError(f"{path}: was not measured: {reasons}; --device none leaves latency out")
+    return found[0]
+
+
+def _latency_json(measured: Measurement, slow: Latency, fast: Latency) -> dict[str, Any]:
+    return {
+        "device": dict(measured.conditions),
+        **{
+            precision: {
+                "runtime": latency.runtime,
+                "verdict": latency.verdict,
+                "runs_per_sample": latency.runs_per_sample,
+                "latency_us": list(latency.samples_us),
+            }
+            for precision, latency in (("float32", slow), ("int8", fast))
+        },
+    }
 
 
 def _accuracies(result: Evaluation) -> str:
