@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from device_eval.lint import check, read_model
 from device_eval.lint.description import Model
 from device_eval.lint.lint import Report as LintReport
-from device_eval.report import records
+from device_eval.report import paper_records, records
 from qmnv3.errors import ReportError
 from qmnv3.runs import CALIBRATION, PROVENANCE, is_run, load_report
 
@@ -22,8 +22,8 @@ RESULTS: dict[str, type[BaseModel]] = {
     "sensitivity": records.Sensitivity,
     "predict": records.Predictions,
     "lint": records.Lint,
-    "check": records.Check,
-    "ablate": records.Ablation,
+    "check": paper_records.Check,
+    "ablate": paper_records.Ablation,
 }
 """What each command's JSON holds."""
 

@@ -11,11 +11,13 @@ Real = Annotated[float, Field(ge=-1e30, le=1e30)]
 Microseconds = Annotated[float, Field(ge=1e-3, le=1e12)]
 
 
-class _Record(BaseModel):
+class Record(BaseModel):
+    """What a command wrote; other keys are left alone."""
+
     model_config = ConfigDict(frozen=True)
 
 
-class Interval(_Record):
+class Interval(Record):
     """An estimate with its 95 % interval, None where it is not known."""
 
     estimate: Real
@@ -29,14 +31,14 @@ class Difference(Interval):
     p_value: Real
 
 
-class Subject(_Record):
+class Subject(Record):
     """A model that was evaluated."""
 
     path: str
     runtime: str
 
 
-class Against(_Record):
+class Against(Record):
     """The second model of an evaluation, and the first against it."""
 
     top1: Interval
@@ -46,7 +48,7 @@ class Against(_Record):
     mean_kl_nats: Real
 
 
-class Evaluation(_Record):
+class Evaluation(Record):
     """Of `qmnv3 eval --json`; `against` belongs to the second of `models`."""
 
     data: str
@@ -57,7 +59,7 @@ class Evaluation(_Record):
     against: Against | None = None
 
 
-class OperationTime(_Record):
+class OperationTime(Record):
     """One operation in a runtime's profile, whose clock may be too coarse for it."""
 
     kind: str
@@ -65,7 +67,7 @@ class OperationTime(_Record):
     mean_us: Annotated[float, Field(ge=0, le=1e12)]
 
 
-class Latency(_Record):
+class Latency(Record):
     """One model under one runtime."""
 
     path: str
@@ -79,7 +81,7 @@ class Latency(_Record):
     profile: tuple[OperationTime, ...] | None
 
 
-class Refusal(_Record):
+class Refusal(Record):
     """A model that a runtime would not run."""
 
     path: str
@@ -87,7 +89,7 @@ class Refusal(_Record):
     reason: str
 
 
-class Partitions(_Record):
+class Partitions(Record):
     """How LiteRT's XNNPACK delegate cut a .tflite file."""
 
     count: Count
@@ -96,7 +98,7 @@ class Partitions(_Record):
     refused: str | None
 
 
-class Structure(_Record):
+class Structure(Record):
     """What a measured file is made of."""
 
     path: str
@@ -110,14 +112,14 @@ class Structure(_Record):
     float_ops: dict[str, Count] | None
 
 
-class Device(_Record):
+class Device(Record):
     """What measured: "host", or a phone with its model's name."""
 
     kind: str
     model: str | None = None
 
 
-class Benchmark(_Record):
+class Benchmark(Record):
     """Of `qmnv3 bench --json`."""
 
     threads: Count
@@ -128,7 +130,7 @@ class Benchmark(_Record):
     notes: tuple[str, ...]
 
 
-class SensitivityRow(_Record):
+class SensitivityRow(Record):
     """What the rounding of one tensor or weight does, alone or left out."""
 
     site: str
@@ -140,7 +142,7 @@ class SensitivityRow(_Record):
     predicted_kl: Real | None
 
 
-class Sensitivity(_Record):
+class Sensitivity(Record):
     """Of `qmnv3 sensitivity`: its sensitivity.json."""
 
     model: str
@@ -150,17 +152,26 @@ class Sensitivity(_Record):
     rows: tuple[SensitivityRow, ...]
 
 
-class PhonePrediction(_Record):
-    """Predicted latency of one model on one phone."""
+class Errors(Record):
+    """Of predictions for networks that were left out of the fit."""
+
+    median_percent: Real
+    worst_percent: Real
+
+
+class PhonePrediction(Record):
+    """Predicted latency of one model on one phone, with the errors of the fit by which it is predicted."""
 
     device: str
     predicted_ms: Real
     interval_ms: tuple[Real, Real]
     fitted_to: Count
     coverage: Real
+    leave_one_out: Errors
+    families_left_out: dict[str, Errors]
 
 
-class Prediction(_Record):
+class Prediction(Record):
     """Everything predicted for one model."""
 
     path: str
@@ -172,13 +183,13 @@ class Prediction(_Record):
     notes: tuple[str, ...]
 
 
-class Predictions(_Record):
+class Predictions(Record):
     """Of `qmnv3 predict --json`."""
 
     models: tuple[Prediction, ...]
 
 
-class Finding(_Record):
+class Finding(Record):
     """What a rule of lint found."""
 
     rule: str
@@ -189,127 +200,20 @@ class Finding(_Record):
     fix: str
 
 
-class Linted(_Record):
+class Linted(Record):
     """All findings in one model."""
 
     path: str
     findings: tuple[Finding, ...]
 
 
-class Lint(_Record):
+class Lint(Record):
     """Of `qmnv3 lint --json`."""
 
     models: tuple[Linted, ...]
 
 
-class Judgement(_Record):
-    """What an interval says beside a published figure; how many samples would decide, or why none would."""
-
-    verdict: Literal["better", "as the paper", "worse", "not decidable"]
-    needed: Count | None
-    reason: str | None = None
-
-
-class CheckRow(_Record):
-    """One published figure and the same quantity here, in `unit`."""
-
-    quantity: str
-    unit: Literal["points", "times"]
-    source: str
-    published: Real
-    estimate: Real
-    low: Real
-    high: Real
-    judgement: Judgement
-    samples: Count
-
-
-class CheckedAccuracy(_Record):
-    """Top-1 in both precisions on the same images, as shares."""
-
-    images: Count
-    float32: Interval
-    int8: Interval
-    difference: Interval
-
-
-class CheckedSamples(_Record):
-    """Latency of one of the two models."""
-
-    runtime: str
-    verdict: str
-    latency_us: tuple[Microseconds, ...] = Field(min_length=1)
-
-
-class CheckedLatency(_Record):
-    """Both models in turns, on one core."""
-
-    device: Device
-    float32: CheckedSamples
-    int8: CheckedSamples
-
-
-class Check(_Record):
-    """Of `qmnv3 check --json`; `forced` where the model is not `network`."""
-
-    model: str
-    network: str
-    forced: bool = False
-    rows: tuple[CheckRow, ...]
-    accuracy: CheckedAccuracy | None
-    latency: CheckedLatency | None
-    notes: tuple[str, ...]
-
-
-class AblationFile(_Record):
-    """One file of a network; `form` is its precision, and how its nonlinearities are lowered."""
-
-    form: str
-    predicted: tuple[PhonePrediction, ...]
-
-
-class AblationSize(_Record):
-    """What was counted of a network."""
-
-    files: tuple[AblationFile, ...]
-
-
-class AblationLatency(_Record):
-    """One file under one runtime."""
-
-    form: str
-    runtime: str
-    p50_us: Microseconds
-    verdict: str
-
-
-class AblationLatencies(_Record):
-    """All files of a network, in turns."""
-
-    latencies: tuple[AblationLatency, ...]
-    conditions: Device
-
-
-class AblationCell(_Record):
-    """One network; axes that were left out or failed are not there."""
-
-    variant: str
-    model: str
-    options: dict[str, Any]
-    width: Real
-    resolution: Count
-    size: AblationSize | None = None
-    latency: AblationLatencies | None = None
-
-
-class Ablation(_Record):
-    """Of `qmnv3 ablate`: its ablation.json. `device` measured, in words."""
-
-    device: str
-    cells: tuple[AblationCell, ...]
-
-
-class Layer(_Record):
+class Layer(Record):
     """One tensor in a RUN's calibration.json."""
 
     site: str
@@ -328,7 +232,7 @@ class Layer(_Record):
     weight_sqnr_db: Real | None
 
 
-class Logits(_Record):
+class Logits(Record):
     """The quantized network's logits against float's."""
 
     images: Count
@@ -336,7 +240,7 @@ class Logits(_Record):
     top1_agreement: Real
 
 
-class Calibration(_Record):
+class Calibration(Record):
     """A RUN's calibration.json."""
 
     images: Count
@@ -344,7 +248,7 @@ class Calibration(_Record):
     layers: tuple[Layer, ...]
 
 
-class Environment(_Record):
+class Environment(Record):
     """Where it was made."""
 
     created: str
@@ -355,7 +259,7 @@ class Environment(_Record):
     git_commit: str | None
 
 
-class Provenance(_Record):
+class Provenance(Record):
     """What every result and RUN says of where it came from."""
 
     environment: Environment

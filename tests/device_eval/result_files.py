@@ -99,10 +99,16 @@ def sensitivity(site: str = "features.0") -> dict[str, Any]:
     }
 
 
+LEFT_OUT = {
+    "leave_one_out": {"median_percent": 8.6, "worst_percent": 14.8},
+    "families_left_out": {"V2": {"median_percent": 9.1, "worst_percent": 15.9}},
+}
+
+
 def prediction(path: str = "RUN", precision: str = "int8") -> dict[str, Any]:
     phone = {"device": "Pixel 1", "predicted_ms": 21.4, "interval_ms": [18.2, 25.1]}
     model = {"path": path, "precision": precision, "macs": 56_500_000, "bytes_moved": 10, "weight_bytes": 10}
-    predicted = [{**phone, "fitted_to": 4, "coverage": 0.8}]
+    predicted = [{**phone, "fitted_to": 4, "coverage": 0.8, **LEFT_OUT}]
     models = [{**model, "predicted": predicted, "notes": ["read the interval"]}]
     return {"command": "predict", "models": models, "environment": ENVIRONMENT}
 
@@ -176,6 +182,7 @@ def ablation(verdict: str = "steady", **options: str) -> dict[str, Any]:
             "interval_ms": [ms - 6, ms + 6],
             "fitted_to": 22,
             "coverage": 0.9,
+            **LEFT_OUT,
         }
         for name, ms in phones.items()
     ]

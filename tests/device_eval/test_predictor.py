@@ -267,6 +267,7 @@ def test_predict_prints_and_writes_json(tmp_path: Path, predicted: Callable[...,
     assert first["device"] == "Pixel 1" and first["fitted_to"] == 22
     assert first["interval_ms"][0] < first["predicted_ms"] < first["interval_ms"][1]
     assert f"{first['predicted_ms']:.1f}" in done.stdout
+    assert "errors where a whole family was left out of the fit" in done.stdout
     assert first["leave_one_out"]["median_percent"] <= 5
     assert set(first["families_left_out"]) == {"multipliers", "resolutions", "V3-Large", "V3-Small", "V2"}
     assert value["models"][1]["weight_bytes"] < value["models"][0]["weight_bytes"]

@@ -2,7 +2,7 @@
 
 from device_eval.report.document import Column, Estimate, Missing, Section, Status, Table, Verdict
 from device_eval.report.evidence import Evidence
-from device_eval.report.records import Check, CheckRow
+from device_eval.report.paper_records import Check, CheckRow
 
 TITLE = "Claims of the paper, checked"
 _STATUS: dict[str, Status] = {

@@ -3,7 +3,7 @@
 from device_eval.report.document import Missing, Section
 from device_eval.report.evidence import Evidence
 from device_eval.report.sections import table4, table5
-from device_eval.report.sections.prediction import predictions
+from device_eval.report.sections.prediction import errors_in_words, fits, predictions
 
 TITLE = "Beside the paper"
 
@@ -21,4 +21,6 @@ def section(evidence: Evidence) -> Section | Missing:
         "accuracies. Its latencies are of one large core with software of 2019. Measured latencies are "
         "medians; where the phone is not the paper's, compare networks, not milliseconds.",
     )
-    return Section("paper", TITLE, tables=(table4.table(evidence), table5.table(evidence)), notes=notes)
+    errors = errors_in_words([*fits(predictions(evidence)), *table5.fits(evidence)])
+    tables = (table4.table(evidence), table5.table(evidence))
+    return Section("paper", TITLE, tables=tables, notes=(*notes, *errors))

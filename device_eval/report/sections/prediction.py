@@ -6,6 +6,10 @@ from device_eval.report.figures import Row, Rows
 from device_eval.report.records import PhonePrediction, Prediction, Predictions
 
 TITLE = "Predicted latency on Pixel phones"
+_LEFT_OUT = (
+    "Left out: what the fit without a network said of it, against what was published. Families are left out "
+    "whole: all widths but 1, all resolutions but 224, or one of the networks."
+)
 
 
 def section(evidence: Evidence) -> Section | Missing:
@@ -30,6 +34,8 @@ def section(evidence: Evidence) -> Section | Missing:
             *(
                 100 * p.coverage,
                 p.fitted_to,
+                p.leave_one_out.median_percent,
+                p.leave_one_out.worst_percent,
                 model.macs / 1e6,
                 model.bytes_moved / 1e6,
                 model.weight_bytes / 1e6,
@@ -45,12 +51,50 @@ def section(evidence: Evidence) -> Section | Missing:
         Column("predicted_ms", "predicted ms", ".1f"),
         Column("coverage_percent", "interval holds %", ".0f"),
         Column("fitted_to", "fitted to", "d"),
+        Column("left_out_median_percent", "left out: median %", ".1f"),
+        Column("left_out_worst_percent", "worst %", ".1f"),
         Column("mmacs", "MMAC", ".1f"),
         Column("mb_moved", "MB moved", ".1f"),
         Column("weights_mb", "weights MB", ".2f"),
     )
+    tables = (Table("Predictions", columns, tuple(rows)), _errors(models))
     notes = tuple(f"{model.path}, {model.precision}: {note}" for model in models for note in model.notes)
-    return Section("predicted", TITLE, "", (figure,), (Table("Predictions", columns, tuple(rows)),), notes)
+    return Section("predicted", TITLE, "", (figure,), tables, (_LEFT_OUT, *notes))
+
+
+def _errors(models: list[Prediction]) -> Table:
+    """Of each fit, once."""
+    rows = {
+        (phone, precision, left_out, errors.median_percent, errors.worst_percent): None
+        for precision, p in fits(models)
+        for phone in (p.device,)
+        for left_out, errors in (("one network", p.leave_one_out), *p.families_left_out.items())
+    }
+    columns = (
+        Column("phone", "phone"),
+        Column("precision", "precision"),
+        Column("left_out", "left out"),
+        Column("median_percent", "median %", ".1f"),
+        Column("worst_percent", "worst %", ".1f"),
+    )
+    return Table("Errors of predictions for networks left out of the fit", columns, tuple(rows))
+
+
+def fits(models: list[Prediction]) -> list[tuple[str, PhonePrediction]]:
+    """Precision and prediction of every model on every phone."""
+    return [(model.precision, one) for model in models for one in model.predicted]
+
+
+def errors_in_words(predicted: list[tuple[str, PhonePrediction]]) -> tuple[str, ...]:
+    """A sentence for each fit."""
+    return tuple(
+        dict.fromkeys(
+            f"Predicted, {p.device}, {precision}: networks left out of the fit were "
+            f"{p.leave_one_out.median_percent:.1f} % off in the median, "
+            f"{p.leave_one_out.worst_percent:.1f} % at worst."
+            for precision, p in predicted
+        )
+    )
 
 
 def predictions(evidence: Evidence) -> list[Prediction]:

@@ -7,7 +7,8 @@ from device_eval.paper.table3 import TABLE3
 from device_eval.paper.table4 import TABLE4
 from device_eval.report.document import Cell, Column, Estimate, Table
 from device_eval.report.evidence import Evidence
-from device_eval.report.records import Benchmark, Check, CheckedSamples, Device, Evaluation, Latency
+from device_eval.report.paper_records import Check, CheckedSamples
+from device_eval.report.records import Benchmark, Device, Evaluation, Latency
 from device_eval.report.sections.accuracy import judged, percent
 from device_eval.report.sections.prediction import on, predictions
 

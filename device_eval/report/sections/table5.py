@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from device_eval.paper.table5 import TABLE5
 from device_eval.report.document import Cell, Column, Table
 from device_eval.report.evidence import Evidence
-from device_eval.report.records import Ablation, AblationCell, AblationLatency, Device
+from device_eval.report.paper_records import Ablation, AblationCell, AblationLatency
+from device_eval.report.records import Device, PhonePrediction
 from device_eval.report.sections.prediction import on, predictions
 from device_eval.report.sections.table4 import MS, NETWORK, SOURCE, TOP1, phone
 
@@ -26,6 +27,13 @@ def table(evidence: Evidence) -> Table:
 def is_measured(evidence: Evidence) -> bool:
     """Whether some ablation has a network of the table."""
     return any(True for ablation in evidence.of(Ablation) for _ in _ablated(ablation))
+
+
+def fits(evidence: Evidence) -> list[tuple[str, PhonePrediction]]:
+    """Precision and prediction of every network of an ablation."""
+    cells = (cell for ablation in evidence.of(Ablation) for cell in ablation.cells if _is_placement(cell))
+    files = (file for cell in cells if cell.size is not None for file in cell.size.files)
+    return [(file.form.partition(" ")[0], one) for file in files for one in file.predicted]
 
 
 def _ablated(ablation: Ablation) -> Iterator[tuple[Cell, ...]]:

@@ -176,6 +176,20 @@ def test_table_5_takes_float_predictions_only(tmp_path: Path) -> None:
     assert next(row for row in five if row["network"] == "ReLU")["pixel1_ms"] == 59
 
 
+def test_predictions_come_with_the_errors_of_networks_left_out(tmp_path: Path) -> None:
+    made = report(tmp_path, files.prediction(), files.prediction("other"), files.ablation())
+    (first, _) = rows(made, "predicted")
+    assert (first["left_out_median_percent"], first["left_out_worst_percent"]) == (8.6, 14.8)
+    one, family = rows(made, "predicted", 1)
+    assert (one["left_out"], one["worst_percent"]) == ("one network", 14.8)
+    assert (family["phone"], family["precision"]) == ("Pixel 1", "int8")
+    assert (family["left_out"], family["median_percent"], family["worst_percent"]) == ("V2", 9.1, 15.9)
+    notes = next(section for section in made.sections if section.id == "paper").notes
+    said = [note for note in notes if "8.6 % off in the median, 14.8 % at worst" in note]
+    # One for each fit: the ablation's are of two phones in two precisions, one of them predict's too.
+    assert len(said) == 4
+
+
 def test_sections_without_data_name_their_command(tmp_path: Path) -> None:
     made = report(tmp_path, files.lint())
     assert [section.id for section in made.sections] == ["lint", "provenance"]
