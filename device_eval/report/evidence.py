@@ -14,6 +14,7 @@ from device_eval.lint.description import Model
 from device_eval.lint.lint import Report as LintReport
 from device_eval.report import paper_records, records
 from qmnv3.errors import ReportError
+from qmnv3.files import check_model_file
 from qmnv3.runs import CALIBRATION, PROVENANCE, is_run, load_report
 
 RESULTS: dict[str, type[BaseModel]] = {
@@ -86,6 +87,10 @@ def gather(paths: Sequence[Path]) -> Evidence:
 
 
 def _read_result(path: Path) -> tuple[Source, BaseModel]:
+    try:
+        check_model_file(path)
+    except ValueError as error:
+        raise ReportError(f"{path}: {error}; give what --json wrote") from error
     content = path.read_bytes()
     try:
         value = json.loads(content)
