@@ -23,7 +23,7 @@ is found by counting the model's operations; a model that is in none needs --net
 
     qmnv3 check runs/small --against table4 --data imagenet/val
 
-    qmnv3 check int8.tflite --float float32.tflite --network small --data imagenet/val --json check.json
+    qmnv3 check int8.tflite --float float32.tflite --kernel builtin --data imagenet/val --json check.json
 
     qmnv3 check runs/large --device adb --benchmark-model android_aarch64_benchmark_model   # time alone
 """

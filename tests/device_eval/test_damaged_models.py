@@ -5,9 +5,11 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import flatbuffers
+import numpy as np
 import onnx
 import pytest
 import result_files as files
@@ -183,6 +185,19 @@ def test_random_damage_never_ends_a_process(tmp_path: Path) -> None:
     for name, found in json.loads(done.stdout).items():
         assert found["wrong"] == {}, name
         assert found["opened"] + found["refused"] == CASES and found["refused"] > 0, name
+
+
+def test_a_scale_that_is_a_signalling_nan(tmp_path: Path) -> None:
+    path = tmp_path / "m.tflite"
+    write_tflite(colour_graph(), path)
+    scale = np.float32(2 / 255).tobytes()
+    content = path.read_bytes()
+    assert scale in content
+    path.write_bytes(content.replace(scale, (0x7F800001).to_bytes(4, "little")))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        report = lint(path)
+    assert any("nan" in finding.what for finding in report.findings), report.findings
 
 
 def test_a_result_that_takes_no_end(tmp_path: Path) -> None:
