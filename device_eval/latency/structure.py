@@ -21,8 +21,9 @@ class Structure:
 
     `macs` counts multiply-adds of convolutions and fully connected layers. `bytes_moved` is every operand
     read once and every result written once, as if no operations were fused. Both None when the file does
-    not tell its shapes. `arena_bytes` is what TFLite's planner laid out for activations under the built-in
-    kernels; None for shapes known only as it runs, and for ONNX, whose runtime does not tell.
+    not tell its shapes, the latter also for types of unknown size (int4). `arena_bytes` is what TFLite's
+    planner laid out for activations under the built-in kernels; None for shapes known only as it runs, and
+    for ONNX, whose runtime does not tell.
     """
 
     path: Path
@@ -95,7 +96,7 @@ def _layer_macs(model: Model, op: Op) -> int | None:
 
 def _bytes_moved(model: Model) -> int | None:
     moved = [t for op in model.ops for t in (*model.operands(op), *_results(model, op))]
-    if not all(tensor.shape or tensor.data is not None for tensor in moved):
+    if not all((tensor.shape or tensor.data is not None) and tensor.dtype != "other" for tensor in moved):
         return None
     return sum(_elements(tensor) * np.dtype(tensor.dtype).itemsize for tensor in moved)
 
