@@ -14,7 +14,7 @@ from benchmarks.pixel_predictor_plot import write_plot
 from device_eval.lint.readers.run import describe_graph
 from device_eval.predictor import published
 from device_eval.predictor.costs import Cost, op_cost, total
-from device_eval.predictor.fit import Errors, Fit, fit, fitted
+from device_eval.predictor.fit import FEATURES, Errors, Fit, fit, fitted
 from device_eval.predictor.published import PIXELS, Network, Precision, placements
 from qmnv3.files import write_json
 from qmnv3.ir import Metadata
@@ -63,7 +63,7 @@ def errors_table() -> str:
         for pixel in PIXELS:
             found = fitted(pixel, precision)
             errors = found.leave_one_out
-            coefficients = ", ".join(f"{ms:.3f}" for ms in found.ms_per_million.values())
+            coefficients = ", ".join(f"{found.ms_per_million[name]:.3f}" for name in FEATURES[precision])
             lines.append(
                 f"| Pixel {pixel} | {precision} | {len(found.rows)} | {_percent(errors)} | "
                 f"{100 * found.coverage:.0f} % | {coefficients} |"

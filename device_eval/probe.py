@@ -13,7 +13,7 @@ import threading
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from qmnv3.errors import ModelFileError, ProcessError
 
@@ -40,11 +40,23 @@ def probe(path: Path, stage: Stage) -> None:
     key = (path.resolve(), status.st_mtime_ns, status.st_size, stage, MAX_SECONDS, MAX_MEMORY_BYTES)
     with _lock:
         if key not in _refusals:
-            memory_bytes = MAX_MEMORY_BYTES + 16 * status.st_size
-            _refusals[key] = _ask(str(path.absolute()), stage, MAX_SECONDS, memory_bytes)
+            _refusals[key] = _ask("try", path, stage)
         refusal = _refusals[key]
     if refusal is not None:
         raise ModelFileError(f"{path}: {refusal}")
+
+
+def peak_memory_mb(path: Path, stage: Stage) -> float | None:
+    """How much a process that loads `path` and runs it once grows at its peak, in MB (10^6 bytes).
+
+    Weights in whatever forms the runtime keeps them, and activations; not the code of the runtime. None where
+    the system does not tell (all but Linux), or the file fails.
+    """
+    if _inside or not hasattr(os, "fork"):
+        return None
+    with _lock:
+        found = _ask("memory", path, stage)
+    return found if isinstance(found, float) else None
 
 
 def enter() -> None:
@@ -53,18 +65,18 @@ def enter() -> None:
     _inside = True
 
 
-def _ask(path: str, stage: Stage, seconds: int, memory_bytes: int) -> str | None:
+def _ask(task: Literal["try", "memory"], path: Path, stage: Stage) -> Any:
     helper = _helper()
     assert helper.stdin is not None and helper.stdout is not None
+    memory_bytes = MAX_MEMORY_BYTES + 16 * path.stat().st_size
+    request = [task, str(path.absolute()), stage, MAX_SECONDS, memory_bytes]
     try:
-        helper.stdin.write(json.dumps([path, stage, seconds, memory_bytes]) + "\n")
+        helper.stdin.write(json.dumps(request) + "\n")
         helper.stdin.flush()
-        answer = helper.stdout.readline()
-        refusal: str | None = json.loads(answer)
+        return json.loads(helper.stdout.readline())
     except (OSError, ValueError) as error:
         _helper.cache_clear()
         raise ProcessError(f"{path}: the process that tries model files has ended; run it again") from error
-    return refusal
 
 
 @cache

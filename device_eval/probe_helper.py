@@ -6,7 +6,9 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,22 +23,28 @@ _READERS = {".tflite": "device_eval.lint.readers.tflite", ".onnx": "device_eval.
 
 
 def serve() -> None:
-    """Answer requests [path, stage, seconds, memory_bytes] on stdin, a JSON line each: null or a refusal."""
+    """Answer requests [task, path, stage, seconds, memory_bytes] on stdin, a JSON line each.
+
+    To the task "try" null or a refusal, to "memory" MB or null; a refusal to either where the fork crashed.
+    """
     probe.enter()
     answers = os.dup(1)
     silent = os.open(os.devnull, os.O_WRONLY)
     # What C++ prints must not get between the answers.
     os.dup2(silent, 1)
     for line in sys.stdin:
-        path, stage, seconds, memory_bytes = json.loads(line)
+        task, path, stage, seconds, memory_bytes = json.loads(line)
         # Imported before the fork, once for all files; what is not installed the asker will say.
         with suppress(ImportError):
             importlib.import_module(_READERS[Path(path).suffix])
-        refusal = _in_fork(Path(path), stage, seconds, memory_bytes)
-        os.write(answers, (json.dumps(refusal) + "\n").encode())
+        work = partial(_try if task == "try" else _grown_mb, Path(path), stage, memory_bytes)
+        answer = _in_fork(work, stage, seconds, memory_bytes)
+        os.write(answers, (json.dumps(answer) + "\n").encode())
 
 
-def _in_fork(path: Path, stage: Stage, seconds: int, memory_bytes: int) -> str | None:
+def _in_fork(
+    work: Callable[[], str | float | None], stage: Stage, seconds: int, memory_bytes: int
+) -> str | float | None:
     receiving, sending = os.pipe()
     child = os.fork()
     if child == 0:
@@ -45,15 +53,15 @@ def _in_fork(path: Path, stage: Stage, seconds: int, memory_bytes: int) -> str |
         resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
         signal.alarm(seconds)
         with os.fdopen(sending, "wb") as pipe:
-            pipe.write(json.dumps(_try(path, stage, memory_bytes)).encode())
+            pipe.write(json.dumps(work()).encode())
         os._exit(0)
     os.close(sending)
     with os.fdopen(receiving, "rb") as pipe:
         answer = pipe.read()
     ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if ended == 0:
-        refusal: str | None = json.loads(answer)
-        return refusal
+        found: str | float | None = json.loads(answer)
+        return found
     return _ending(stage, ended, seconds)
 
 
@@ -79,6 +87,16 @@ def _try(path: Path, stage: Stage, memory_bytes: int) -> str | None:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         return f"damaged model ({reason}); export or fetch it again"
     return None
+
+
+def _grown_mb(path: Path, stage: Stage, memory_bytes: int) -> float | None:
+    from device_eval.peak_memory import grown_mb
+
+    try:
+        return grown_mb(path, stage)
+    # Whatever a runtime raises, its memory is not known.
+    except Exception:
+        return None
 
 
 def _stage(path: Path, stage: Stage) -> None:

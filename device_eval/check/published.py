@@ -28,8 +28,7 @@ class Published:
 
 def published(network: Network) -> tuple[Published, ...]:
     """The paper's Tables 3 and 4, and Google's release where it has the network."""
-    model, _, width = network.partition("-")
-    key = (model, float(width or 1.0))
+    key = parts(network)
     (parent,) = [row for row in TABLE3 if (row.model, row.width) == key]
     (quantized,) = [row for row in TABLE4 if (row.model, row.width) == key]
     found = [_side_by_side("paper, Tables 3 and 4", parent, quantized)]
@@ -37,6 +36,15 @@ def published(network: Network) -> tuple[Published, ...]:
     if released:
         found.append(_side_by_side("Google's release", released["float32"], released["int8"]))
     return tuple(found)
+
+
+def parts(network: Network) -> tuple[Literal["large", "small", "v2"], float]:
+    """Model and width."""
+    match network:
+        case "v2-0.35":
+            return "v2", 0.35
+        case _:
+            return network, 1.0
 
 
 def _side_by_side(

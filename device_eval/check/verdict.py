@@ -9,10 +9,14 @@ Verdict = Literal["better", "as the paper", "worse", "not decidable"]
 
 @dataclass(frozen=True)
 class Judgement:
-    """A verdict; `needed` is how many samples would decide where those at hand do not, None if unknown."""
+    """A verdict; `needed` is how many samples would decide where those at hand do not, None if unknown.
+
+    `reason` says what is wrong with the samples, where more of them would not help.
+    """
 
     verdict: Verdict
     needed: int | None = None
+    reason: str | None = None
 
 
 def judge(

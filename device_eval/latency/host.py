@@ -12,6 +12,7 @@ import numpy as np
 from device_eval.latency.onnx_profile import onnx_profile
 from device_eval.latency.result import Latency, Measurement, OperationTime, Plan, Refusal, Report
 from device_eval.latency.steadiness import noise, settled
+from device_eval.probe import Stage, peak_memory_mb
 from device_eval.runners.interface import FloatArray, Invocable
 from device_eval.runners.litert import LitertRunner
 from device_eval.runners.onnx import OnnxRunner
@@ -48,7 +49,7 @@ class Host:
             samples, attempts = until_steady(take, plan.runs)
             profiles = [_profile(r, i, plan) for r, i in zip(runners, images, strict=True)]
         latencies = tuple(
-            Latency(runner.path, runner.runtime, tuple(taken), profile=profile)
+            Latency(runner.path, runner.runtime, tuple(taken), memory_mb=_memory_mb(runner), profile=profile)
             for runner, taken, profile in zip(runners, samples, profiles, strict=True)
         )
         lacking = plan.profile and any(isinstance(runner, LitertRunner) for runner in runners)
@@ -141,6 +142,11 @@ def _profile(
     if not plan.profile or isinstance(runner, LitertRunner):
         return None
     return onnx_profile(runner.path, image, plan)
+
+
+def _memory_mb(runner: LitertRunner | OnnxRunner) -> float | None:
+    stage: Stage = runner.kernel if isinstance(runner, LitertRunner) else "onnxruntime"
+    return peak_memory_mb(runner.path, stage)
 
 
 def _random_image(resolution: int, seed: int) -> FloatArray:

@@ -48,7 +48,8 @@ class Latency:
     """One model under one runtime: every sample in microseconds, in the order taken.
 
     A sample is one run, or the mean of `runs_per_sample` where the runtime tells no more. `disturbance` is
-    what the device itself says against the samples. `memory_mb` is how much the process grew at its peak.
+    what the device itself says against the samples. `memory_mb` is how much a process grew at its peak that
+    loaded the model and ran it once.
     """
 
     path: Path

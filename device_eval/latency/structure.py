@@ -22,11 +22,13 @@ class Structure:
 
     `macs` counts multiply-adds of convolutions and fully connected layers. `bytes_moved` is every operand
     read once and every result written once, as if no operations were fused. Both None when the file does
-    not tell its shapes. `arena_bytes` is what TFLite's planner laid out for activations under the built-in
-    kernels; None for shapes known only as it runs, and for ONNX, whose runtime does not tell.
+    not tell its shapes, the latter also for types of unknown size (int4). `arena_bytes` is what TFLite's
+    planner laid out for activations under the built-in kernels; None for shapes known only as it runs, and
+    for ONNX, whose runtime does not tell.
     """
 
     path: Path
+    quantized: bool
     size_bytes: int
     op_counts: dict[str, int]
     macs: int | None = None
@@ -47,12 +49,15 @@ def structure(path: Path) -> Structure:
     model = read_model(path)
     if model.runtime_error is not None:
         raise ModelFileError(f"{path}: {model.runtime_error}")
+    quantized = any(tensor.quantized for tensor in model.tensors.values())
     size, macs, moved = path.stat().st_size, _macs(model), _bytes_moved(model)
     if model.partitions is not None:
         counts = model.partitions.op_counts
-        return Structure(path, size, counts, macs, moved, arena_bytes(path), partitions=model.partitions)
+        return Structure(
+            path, quantized, size, counts, macs, moved, arena_bytes(path), partitions=model.partitions
+        )
     operations = optimized_operations(path)
-    return Structure(path, size, operations.op_counts, macs, moved, float_ops=operations.float_ops)
+    return Structure(path, quantized, size, operations.op_counts, macs, moved, float_ops=operations.float_ops)
 
 
 def arena_bytes(path: Path) -> int | None:
@@ -84,7 +89,7 @@ def _macs(model: Model) -> int | None:
 
 def _bytes_moved(model: Model) -> int | None:
     moved = [t for op in model.ops for t in (*model.operands(op), *_results(model, op))]
-    if not all(tensor.shape or tensor.data is not None for tensor in moved):
+    if not all((tensor.shape or tensor.data is not None) and tensor.dtype != "other" for tensor in moved):
         return None
     return sum(_elements(tensor) * np.dtype(tensor.dtype).itemsize for tensor in moved)
 

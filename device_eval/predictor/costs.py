@@ -11,7 +11,7 @@ from qmnv3.errors import ModelFileError
 
 # Counted as the ADD and MUL they are composed of, which is how the paper's software ran them and how they are
 # exported for XNNPACK: x * relu6(x + 3) moves 5 elements for each of its output's, relu6(x + 3) / 6 moves 4.
-_COMPOSED = {"HardSwish": 5, "HardSigmoid": 4}
+COMPOSED = {"HardSwish": 5, "HardSigmoid": 4}
 
 
 @dataclass(frozen=True)
@@ -19,14 +19,15 @@ class Cost:
     """Costs of one operation, or of several together, for one image.
 
     `activations` counts elements of activations read and written, `constants` those of weights, biases and
-    other constants; `bytes_moved` is both in bytes. The same network costs the same in float and in integers,
-    but for `bytes_moved`.
+    other constants; `bytes_moved` is both in bytes; `sigmoids` counts sigmoids computed. The same network
+    costs the same in float and in integers, but for `bytes_moved`.
     """
 
     macs: int = 0
     activations: int = 0
     constants: int = 0
     bytes_moved: int = 0
+    sigmoids: int = 0
 
     def __add__(self, other: "Cost") -> "Cost":
         return Cost(
@@ -34,6 +35,7 @@ class Cost:
             self.activations + other.activations,
             self.constants + other.constants,
             self.bytes_moved + other.bytes_moved,
+            self.sigmoids + other.sigmoids,
         )
 
 
@@ -54,7 +56,7 @@ def op_cost(model: Model, op: Op) -> Cost:
     constants = [tensor for i, tensor in enumerate(operands) if _is_constant(op, i, tensor)]
     moved = [tensor for i, tensor in enumerate(operands) if not _is_constant(op, i, tensor)]
     moved += [output] if output is not None else []
-    times = _COMPOSED.get(op.kind)
+    times = COMPOSED.get(op.kind)
     if times is not None and output is not None:
         moved = [output] * times
     return Cost(
@@ -62,6 +64,7 @@ def op_cost(model: Model, op: Op) -> Cost:
         sum(prod(tensor.shape) for tensor in moved),
         sum(prod(tensor.shape) for tensor in constants),
         sum(nbytes(tensor) for tensor in (*moved, *constants)),
+        prod(output.shape) if op.kind == "Logistic" and output is not None else 0,
     )
 
 

@@ -12,8 +12,9 @@ from pydantic import BaseModel, ValidationError
 from device_eval.lint import check, read_model
 from device_eval.lint.description import Model
 from device_eval.lint.lint import Report as LintReport
-from device_eval.report import records
+from device_eval.report import paper_records, records
 from qmnv3.errors import ReportError
+from qmnv3.files import check_model_file
 from qmnv3.runs import CALIBRATION, PROVENANCE, is_run, load_report
 
 RESULTS: dict[str, type[BaseModel]] = {
@@ -22,7 +23,8 @@ RESULTS: dict[str, type[BaseModel]] = {
     "sensitivity": records.Sensitivity,
     "predict": records.Predictions,
     "lint": records.Lint,
-    "check": records.Check,
+    "check": paper_records.Check,
+    "ablate": paper_records.Ablation,
 }
 """What each command's JSON holds."""
 
@@ -85,6 +87,10 @@ def gather(paths: Sequence[Path]) -> Evidence:
 
 
 def _read_result(path: Path) -> tuple[Source, BaseModel]:
+    try:
+        check_model_file(path)
+    except ValueError as error:
+        raise ReportError(f"{path}: {error}; give what --json wrote") from error
     content = path.read_bytes()
     try:
         value = json.loads(content)

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 Count = Annotated[int, Field(ge=-(2**62), le=2**62)]
 Real = Annotated[float, Field(ge=-1e30, le=1e30)]
@@ -11,11 +11,13 @@ Real = Annotated[float, Field(ge=-1e30, le=1e30)]
 Microseconds = Annotated[float, Field(ge=1e-3, le=1e12)]
 
 
-class _Record(BaseModel):
+class Record(BaseModel):
+    """What a command wrote; other keys are left alone."""
+
     model_config = ConfigDict(frozen=True)
 
 
-class Interval(_Record):
+class Interval(Record):
     """An estimate with its 95 % interval, None where it is not known."""
 
     estimate: Real
@@ -29,14 +31,14 @@ class Difference(Interval):
     p_value: Real
 
 
-class Subject(_Record):
+class Subject(Record):
     """A model that was evaluated."""
 
     path: str
     runtime: str
 
 
-class Against(_Record):
+class Against(Record):
     """The second model of an evaluation, and the first against it."""
 
     top1: Interval
@@ -46,7 +48,7 @@ class Against(_Record):
     mean_kl_nats: Real
 
 
-class Evaluation(_Record):
+class Evaluation(Record):
     """Of `qmnv3 eval --json`; `against` belongs to the second of `models`."""
 
     data: str
@@ -57,7 +59,7 @@ class Evaluation(_Record):
     against: Against | None = None
 
 
-class OperationTime(_Record):
+class OperationTime(Record):
     """One operation in a runtime's profile, whose clock may be too coarse for it."""
 
     kind: str
@@ -65,7 +67,7 @@ class OperationTime(_Record):
     mean_us: Annotated[float, Field(ge=0, le=1e12)]
 
 
-class Latency(_Record):
+class Latency(Record):
     """One model under one runtime."""
 
     path: str
@@ -79,7 +81,7 @@ class Latency(_Record):
     profile: tuple[OperationTime, ...] | None
 
 
-class Refusal(_Record):
+class Refusal(Record):
     """A model that a runtime would not run."""
 
     path: str
@@ -87,7 +89,7 @@ class Refusal(_Record):
     reason: str
 
 
-class Partitions(_Record):
+class Partitions(Record):
     """How LiteRT's XNNPACK delegate cut a .tflite file."""
 
     count: Count
@@ -96,10 +98,11 @@ class Partitions(_Record):
     refused: str | None
 
 
-class Structure(_Record):
+class Structure(Record):
     """What a measured file is made of."""
 
     path: str
+    quantized: bool
     size_bytes: Count
     op_counts: dict[str, Count]
     macs: Count | None
@@ -109,14 +112,14 @@ class Structure(_Record):
     float_ops: dict[str, Count] | None
 
 
-class Device(_Record):
+class Device(Record):
     """What measured: "host", or a phone with its model's name."""
 
     kind: str
     model: str | None = None
 
 
-class Benchmark(_Record):
+class Benchmark(Record):
     """Of `qmnv3 bench --json`."""
 
     threads: Count
@@ -127,7 +130,7 @@ class Benchmark(_Record):
     notes: tuple[str, ...]
 
 
-class SensitivityRow(_Record):
+class SensitivityRow(Record):
     """What the rounding of one tensor or weight does, alone or left out."""
 
     site: str
@@ -139,7 +142,7 @@ class SensitivityRow(_Record):
     predicted_kl: Real | None
 
 
-class Sensitivity(_Record):
+class Sensitivity(Record):
     """Of `qmnv3 sensitivity`: its sensitivity.json."""
 
     model: str
@@ -149,17 +152,26 @@ class Sensitivity(_Record):
     rows: tuple[SensitivityRow, ...]
 
 
-class PhonePrediction(_Record):
-    """Predicted latency of one model on one phone."""
+class Errors(Record):
+    """Of predictions for networks that were left out of the fit."""
+
+    median_percent: Real
+    worst_percent: Real
+
+
+class PhonePrediction(Record):
+    """Predicted latency of one model on one phone, with the errors of the fit by which it is predicted."""
 
     device: str
     predicted_ms: Real
     interval_ms: tuple[Real, Real]
     fitted_to: Count
     coverage: Real
+    leave_one_out: Errors
+    families_left_out: dict[str, Errors]
 
 
-class Prediction(_Record):
+class Prediction(Record):
     """Everything predicted for one model."""
 
     path: str
@@ -171,13 +183,13 @@ class Prediction(_Record):
     notes: tuple[str, ...]
 
 
-class Predictions(_Record):
+class Predictions(Record):
     """Of `qmnv3 predict --json`."""
 
     models: tuple[Prediction, ...]
 
 
-class Finding(_Record):
+class Finding(Record):
     """What a rule of lint found."""
 
     rule: str
@@ -188,50 +200,20 @@ class Finding(_Record):
     fix: str
 
 
-class Linted(_Record):
+class Linted(Record):
     """All findings in one model."""
 
     path: str
     findings: tuple[Finding, ...]
 
 
-class Lint(_Record):
+class Lint(Record):
     """Of `qmnv3 lint --json`."""
 
     models: tuple[Linted, ...]
 
 
-class Judgement(_Record):
-    """What an interval says beside a published figure, and how many samples would decide."""
-
-    verdict: Literal["better", "as the paper", "worse", "not decidable"]
-    needed: Count | None
-
-
-class CheckRow(_Record):
-    """One published figure and the same quantity here, in `unit`."""
-
-    quantity: str
-    unit: Literal["points", "times"]
-    source: str
-    published: Real
-    estimate: Real
-    low: Real
-    high: Real
-    judgement: Judgement
-    samples: Count
-
-
-class Check(_Record):
-    """Of `qmnv3 check --json`."""
-
-    model: str
-    network: str
-    rows: tuple[CheckRow, ...]
-    notes: tuple[str, ...]
-
-
-class Layer(_Record):
+class Layer(Record):
     """One tensor in a RUN's calibration.json."""
 
     site: str
@@ -250,7 +232,7 @@ class Layer(_Record):
     weight_sqnr_db: Real | None
 
 
-class Logits(_Record):
+class Logits(Record):
     """The quantized network's logits against float's."""
 
     images: Count
@@ -258,7 +240,7 @@ class Logits(_Record):
     top1_agreement: Real
 
 
-class Calibration(_Record):
+class Calibration(Record):
     """A RUN's calibration.json."""
 
     images: Count
@@ -266,7 +248,7 @@ class Calibration(_Record):
     layers: tuple[Layer, ...]
 
 
-class Environment(_Record):
+class Environment(Record):
     """Where it was made."""
 
     created: str
@@ -277,9 +259,10 @@ class Environment(_Record):
     git_commit: str | None
 
 
-class Provenance(_Record):
+class Provenance(Record):
     """What every result and RUN says of where it came from."""
 
     environment: Environment
-    recipe: dict[str, Any] | None = None
+    # Where "recipe" is only a name, "resolved_recipe" is what it said.
+    recipe: dict[str, Any] | None = Field(None, validation_alias=AliasChoices("resolved_recipe", "recipe"))
     warnings: tuple[str, ...] = ()

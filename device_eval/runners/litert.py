@@ -28,6 +28,7 @@ class LitertRunner:
 
     def __init__(self, path: Path, kernel: Kernel = "xnnpack", threads: int = 1) -> None:
         self.path = path
+        self.kernel = kernel
         self.runtime = f"LiteRT {kernel}"
         self._interpreter = load_interpreter(path, kernel, threads)
         self.metadata: Metadata | None = read_metadata(path)

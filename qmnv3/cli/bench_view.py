@@ -35,13 +35,13 @@ def print_benchmark(result: Benchmark, threads: int) -> None:
     table = Table(title=_title(result, threads), title_justify="left")
     table.add_column("model", overflow="fold")
     table.add_column("runtime")
-    for heading in ("MB", "p50 ms", "p90", "min", "ratio", "partitions"):
+    for heading in ("MB", "p50 ms", "p90", "min", "ratio", "partitions", "memory MB"):
         table.add_column(heading, justify="right")
     for latency in result.latencies:
         table.add_row(*_row(latency, structures[latency.path], result.latencies[0]))
     for refusal in result.measurement.refusals:
         partitions = "0" if refusal.runtime == "LiteRT xnnpack" else ""
-        table.add_row(refusal.path.name, refusal.runtime, "", "refused", "", "", "", partitions)
+        table.add_row(refusal.path.name, refusal.runtime, "", "refused", "", "", "", partitions, "")
     table_console().print(table)
     for latency in result.latencies:
         if latency.verdict != "steady":
@@ -71,7 +71,8 @@ def _row(latency: Latency, structure: Structure, first: Latency) -> list[str]:
     delegated = structure.partitions if latency.runtime == "LiteRT xnnpack" else None
     partitions = str(delegated.count) if delegated else ""
     size = f"{structure.size_bytes / 1e6:.2f}"
-    return [latency.path.name, latency.runtime, size, *times, ratio, partitions]
+    memory = "" if latency.memory_mb is None else f"{latency.memory_mb:.1f}"
+    return [latency.path.name, latency.runtime, size, *times, ratio, partitions, memory]
 
 
 def _print_structure(structure: Structure) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from qmnv3.cli.eval import Triple
+from qmnv3.cli.options import KernelName
 
 if TYPE_CHECKING:
     from device_eval.check import Row
@@ -15,13 +16,14 @@ What 8 bits cost in accuracy and save in time, beside Tables 3 and 4 of the pape
 
 Accuracies are compared image by image with the float parent, latencies in turns. A verdict needs the whole
 95 % interval: better, as the paper (within 0.5 points, or 0.05 in the ratio), worse, or not decidable, with
-how many images or runs would do. Exit code 1 where something is worse.
+how many images or runs would do. Exit code 1 where something is worse. Which row of Table 4 to compare with
+is found by counting the model's operations; a model that is in none needs --network.
 
 **Examples**
 
     qmnv3 check runs/small --against table4 --data imagenet/val
 
-    qmnv3 check int8.tflite --float float32.tflite --network small --data imagenet/val --json check.json
+    qmnv3 check int8.tflite --float float32.tflite --kernel builtin --data imagenet/val --json check.json
 
     qmnv3 check runs/large --device adb --benchmark-model android_aarch64_benchmark_model   # time alone
 """
@@ -38,7 +40,7 @@ def command(
     ] = None,
     network: Annotated[
         Literal["large", "small", "v2", "v2-0.35"] | None,
-        typer.Option(help="Row of Table 4; by default the model's own name."),
+        typer.Option(help="Row of Table 4 to compare with, if the model is in none (counted, not named)."),
     ] = None,
     images: Annotated[
         int | None, typer.Option(min=1, help="Only so many, drawn evenly from classes.")
@@ -47,6 +49,9 @@ def command(
         str, typer.Option(help="host, adb, adb:SERIAL, or none to leave latency out.")
     ] = "host",
     runs: Annotated[int, typer.Option(min=1, help="Measured runs of each model.")] = 50,
+    kernel: Annotated[
+        KernelName, typer.Option(help="LiteRT's kernels, where XNNPACK refuses a file.")
+    ] = KernelName.xnnpack,
     benchmark_model: Annotated[
         str | None, typer.Option(help="TFLite's benchmark_model for the phone, as for bench.")
     ] = None,
@@ -71,9 +76,11 @@ def command(
         Override(mean, std, resize),
         None if device == "none" else find_device(device, benchmark_model, cool_down_s=180),
         runs,
+        kernel.kernel,
     )
     result = run_check(job)
-    _print(result.rows, f"{model}, beside {result.network} of the paper")
+    other = ", which it is not" if result.forced else ""
+    _print(result.rows, f"{model}, beside {result.network} of the paper{other}")
     for note in result.notes:
         typer.echo(note)
     if json is not None:
@@ -113,8 +120,10 @@ def _print(rows: "tuple[Row, ...]", title: str) -> None:
 
 
 def _verdict(row: "Row") -> str:
-    needed = row.judgement.needed
-    if needed is None:
-        return row.judgement.verdict
+    judgement = row.judgement
+    if judgement.reason is not None:
+        return f"{judgement.verdict}: {judgement.reason.partition(':')[0]}, see below"
+    if judgement.needed is None:
+        return judgement.verdict
     what = "images" if row.unit == "points" else "runs"
-    return f"{row.judgement.verdict} with {row.samples} {what}; about {needed:,} would do"
+    return f"{judgement.verdict} with {row.samples} {what}; about {judgement.needed:,} would do"

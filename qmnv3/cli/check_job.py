@@ -7,12 +7,22 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from device_eval.check import NETWORKS, Network, Row, accuracy_rows, latency_rows, published
+from device_eval.check import (
+    NETWORKS,
+    Network,
+    Row,
+    accuracy_rows,
+    identify,
+    latency_rows,
+    published,
+    rows_in_words,
+)
 from device_eval.evaluation import Evaluation, evaluate, make_subject
-from device_eval.latency import Latency, Plan, benchmark
+from device_eval.latency import Latency, Measurement, Plan, benchmark
 from device_eval.latency.result import Device
+from device_eval.latency.steadiness import MIN_SAMPLES
 from device_eval.preparation import Override
-from device_eval.runners import check_exists, open_model
+from device_eval.runners import Kernel, check_exists, open_model
 from qmnv3.cli.bench_view import reporting
 from qmnv3.cli.eval import SAMPLE_SEED, check_override
 from qmnv3.cli.progress import progress
@@ -26,7 +36,7 @@ _THREADS = 2
 @dataclass(frozen=True)
 class CheckJob:
     """What to check: a RUN, or an 8-bit file with its float parent. No `data`: accuracy is left out; no
-    `device`: latency is.
+    `device`: latency is. `network` compares with its row whatever the model is. `kernel` is LiteRT's.
     """
 
     model: Path
@@ -38,16 +48,24 @@ class CheckJob:
     override: Override
     device: Device | None
     runs: int
+    kernel: Kernel = "xnnpack"
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """All comparisons, and sentences about what the figures rest on."""
+    """All comparisons, and sentences about what the figures rest on.
+
+    `forced`: the user named the network, and the model is another. `accuracy` and `latency` are what was
+    measured, every sample included, in plain JSON types.
+    """
 
     model: Path
     network: Network
+    forced: bool
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
+    accuracy: dict[str, Any] | None = None
+    latency: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -55,7 +73,10 @@ class CheckResult:
             "against": "table4",
             "model": str(self.model),
             "network": self.network,
+            "forced": self.forced,
             "rows": [asdict(row) for row in self.rows],
+            "accuracy": self.accuracy,
+            "latency": self.latency,
             "notes": list(self.notes),
         }
 
@@ -65,20 +86,24 @@ def run_check(job: CheckJob) -> CheckResult:
     if job.data is None and job.device is None:
         raise ModelFileError(f"{job.model}: nothing to check; give --data, or a --device")
     with _files(job) as (quantized, parent):
-        network = job.network or _network(quantized)
+        network, forced = _network(job, quantized, parent)
         known = published(network)
         rows: list[Row] = []
-        notes: list[str] = []
+        notes: list[str] = [] if forced is None else [forced]
+        accuracy = latency = None
         if job.data is not None:
             result = _evaluate(job, job.data, quantized, parent)
             assert result.comparison is not None
             rows += accuracy_rows(result.comparison.difference, len(result.paths), known)
             notes.append(_accuracies(result))
+            accuracy = _accuracy_json(result)
         if job.device is not None:
-            slow, fast = _measure(job, job.device, parent, quantized)
+            measured = _measure(job, job.device, parent, quantized)
+            slow, fast = (_latency(measured, path) for path in (parent, quantized))
             rows += latency_rows(fast, slow, known)
             notes.append(_latencies(fast, slow))
-    return CheckResult(job.model, network, tuple(rows), tuple(notes))
+            latency = _latency_json(measured, slow, fast)
+    return CheckResult(job.model, network, forced is not None, tuple(rows), tuple(notes), accuracy, latency)
 
 
 @contextmanager
@@ -98,20 +123,25 @@ def _files(job: CheckJob) -> Iterator[tuple[Path, Path]]:
         yield job.model, job.parent
 
 
-def _network(path: Path) -> Network:
-    metadata = open_model(path).metadata
-    name = "" if metadata is None else metadata.name
-    for network in NETWORKS:
-        if name == network:
-            return network
-    raise ModelFileError(
-        f"{path}: its name {name!r} is no row of Table 4; give --network {', '.join(NETWORKS)}"
-    )
+def _network(job: CheckJob, quantized: Path, parent: Path) -> tuple[Network, str | None]:
+    """The row to compare with, and what to say where the user chose it for a model that is not in it."""
+    found = identify(quantized, parent)
+    if job.network is None:
+        if found.network is None:
+            raise ModelFileError(
+                f"{job.model}: no published row is of this network: it has {found.size}, Table 4 has "
+                f"{rows_in_words()}; --network {', '.join(NETWORKS)} compares with one all the same"
+            )
+        return found.network, None
+    if found.network == job.network:
+        return job.network, None
+    size = f"it has {found.size}, Table 4 has {rows_in_words()}"
+    return job.network, f"--network {job.network}: {job.model} is not this published network; {size}"
 
 
 def _evaluate(job: CheckJob, data: Path, quantized: Path, parent: Path) -> Evaluation:
     folder = find_images(data, classes=True)
-    runners = [open_model(path, None, _THREADS) for path in (quantized, parent)]
+    runners = [open_model(path, job.kernel, _THREADS) for path in (quantized, parent)]
     check_override(runners, job.override)
     this, other = (make_subject(runner, folder, job.override, job.classes) for runner in runners)
     indices = sample(folder, job.images, SAMPLE_SEED) if job.images else tuple(range(len(folder)))
@@ -119,15 +149,43 @@ def _evaluate(job: CheckJob, data: Path, quantized: Path, parent: Path) -> Evalu
         return evaluate(folder, this, other, indices=indices, advance=advance)
 
 
-def _measure(job: CheckJob, device: Device, parent: Path, quantized: Path) -> tuple[Latency, Latency]:
+def _accuracy_json(result: Evaluation) -> dict[str, Any]:
+    assert result.other is not None and result.comparison is not None
+    return {
+        "images": len(result.paths),
+        "float32": asdict(result.other.top1),
+        "int8": asdict(result.this.top1),
+        "difference": asdict(result.comparison.difference),
+    }
+
+
+def _measure(job: CheckJob, device: Device, parent: Path, quantized: Path) -> Measurement:
     with reporting() as report:
-        measured = benchmark([parent, quantized], Plan(("xnnpack",), runs=job.runs), device, report)
-    found = {latency.path: latency for latency in measured.latencies}
-    for path in (parent, quantized):
-        if path not in found:
-            reasons = "; ".join(refusal.reason for refusal in measured.measurement.refusals)
-            raise ModelFileError(f"{path}: was not measured: {reasons}; --device none leaves latency out")
-    return found[parent], found[quantized]
+        plan = Plan((job.kernel,), runs=job.runs)
+        return benchmark([parent, quantized], plan, device, report).measurement
+
+
+def _latency(measured: Measurement, path: Path) -> Latency:
+    found = [latency for latency in measured.latencies if latency.path == path]
+    if not found:
+        reasons = "; ".join(refusal.reason for refusal in measured.refusals)
+        raise ModelFileError(f"{path}: was not measured: {reasons}; --device none leaves latency out")
+    return found[0]
+
+
+def _latency_json(measured: Measurement, slow: Latency, fast: Latency) -> dict[str, Any]:
+    return {
+        "device": dict(measured.conditions),
+        **{
+            precision: {
+                "runtime": latency.runtime,
+                "verdict": latency.verdict,
+                "runs_per_sample": latency.runs_per_sample,
+                "latency_us": list(latency.samples_us),
+            }
+            for precision, latency in (("float32", slow), ("int8", fast))
+        },
+    }
 
 
 def _accuracies(result: Evaluation) -> str:
@@ -139,4 +197,10 @@ def _accuracies(result: Evaluation) -> str:
 def _latencies(fast: Latency, slow: Latency) -> str:
     text = f"median latency here: {slow.p50_us / 1000:.2f} ms in float, {fast.p50_us / 1000:.2f} ms in 8 bits"
     doubts = [one.verdict for one in (slow, fast) if one.verdict != "steady"]
-    return f"{text}; {doubts[0]}" if doubts else text
+    if not doubts:
+        return text
+    if doubts[0].startswith("noisy"):
+        advice = "quiet the device and check again, with more --runs"
+    else:
+        advice = f"give --runs {MIN_SAMPLES * fast.runs_per_sample} or more"
+    return f"{text}; {doubts[0]}; {advice}"

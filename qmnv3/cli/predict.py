@@ -36,6 +36,7 @@ def command(
     predictions = [prediction for path in models for prediction in predict_path(path)]
     console = table_console()
     console.print(_summary(predictions))
+    console.print(_families(predictions))
     for prediction in predictions:
         console.print(_by_kind(prediction))
         for note in prediction.notes:
@@ -71,6 +72,20 @@ def _summary(predictions: "list[Prediction]") -> "Table":
                 f"{100 * errors.median:.1f} %",
                 f"{100 * errors.worst:.1f} %",
             )
+    return table
+
+
+def _families(predictions: "list[Prediction]") -> "Table":
+    from rich.table import Table
+
+    fits = {(device.pixel, one.precision): device.families for one in predictions for device in one.devices}
+    names = list(dict.fromkeys(name for families in fits.values() for name in families))
+    title = "errors where a whole family was left out of the fit: median, worst %"
+    table = Table("phone", "precision", *names, title=title, title_justify="left")
+    for (pixel, precision), families in fits.items():
+        errors = [families.get(name) for name in names]
+        cells = (f"{100 * e.median:.1f}, {100 * e.worst:.1f}" if e is not None else "" for e in errors)
+        table.add_row(f"Pixel {pixel}", precision, *cells)
     return table
 
 

@@ -24,6 +24,7 @@ ALL = {
     "predict": files.prediction(),
     "lint": files.lint(),
     "check": files.check(),
+    "ablate": files.ablation(),
 }
 
 
@@ -109,7 +110,7 @@ def hostile(value: Any) -> Any:
     """Every text that a file may choose freely."""
     free = {"path", "runtime", "data", "site", "model", "where", "what", "fix", "rule", "name", "git_commit"}
     free |= {"verdict", "reason", "effect", "cpu", "platform", "created", "device", "kind_"}
-    free |= {"quantity", "source", "network"}
+    free |= {"quantity", "source", "network", "variant", "form"}
     if value == files.check()["rows"][0]["judgement"]:
         return value  # one of four
     if isinstance(value, dict):
@@ -192,6 +193,24 @@ def test_sensitivity_json_is_known_by_its_command(
     assert 'id="sensitivity"' in (tmp_path / "r.html").read_text()
 
 
+def test_an_ablation_is_understood(cli: Cli, tmp_path: Path) -> None:
+    recipe = tmp_path / "one.yaml"
+    sizes = [{"widths": [1.0], "resolutions": [224]}]
+    variants = [{"name": "swish@1", "model": "large", "options": {"nonlinearity": "swish"}}]
+    recipe.write_text(json.dumps({"variants": variants, "sizes": sizes}))
+    given = (recipe, "--out", tmp_path / "OUT", "--runs", 1, "--warmup", 0)
+    assert cli("ablate", *given).code == 0
+    out = tmp_path / "r.json"
+    done = cli("report", tmp_path / "OUT" / "ablation.json", "--out", tmp_path / "r.html", "--json", out)
+    assert done.code == 0, done
+    value = json.loads(out.read_text())
+    paper = next(section for section in value["sections"] if section["id"] == "paper")
+    ours = [row for row in paper["tables"][1]["rows"] if row["network"] == "swish@1"]
+    assert sum(row["source"].startswith("predicted, ") for row in ours) == 2
+    assert any(row["source"].startswith("measured, int8 lut, LiteRT xnnpack on ") for row in ours)
+    assert "variants:" in value["recipes"][0]["yaml"]
+
+
 def test_other_commands_json_is_understood(
     cli: Cli, tmp_path: Path, run: Path, exported: Path, photos: Path
 ) -> None:
@@ -210,6 +229,8 @@ def test_other_commands_json_is_understood(
     out = tmp_path / "r.json"
     done = cli("report", *paths, exported / "model_int8.onnx", "--out", tmp_path / "r.html", "--json", out)
     assert done.code == 0, done
+    value = json.loads((tmp_path / "check.json").read_text())
+    assert value["accuracy"]["images"] == 6 and len(value["latency"]["int8"]["latency_us"]) == 2
     sections = {section["id"]: section for section in json.loads(out.read_text())["sections"]}
     assert {"accuracy", "checks", "latency", "operations", "predicted", "partitions", "lint"} <= set(sections)
     # Every convolution of the file is found in the profile, whatever ONNX Runtime calls it.

@@ -1,6 +1,6 @@
 """Damaged model files, by the thousand: each must be opened or refused, in one line, by living processes.
 
-    python tests/device_eval/fuzz_models.py --cases 2000 MODEL.tflite MODEL.onnx RUN ...
+    python tests/device_eval/fuzz_models.py --cases 2000 MODEL.tflite MODEL.onnx RUN RESULT.json ...
 
 Prints, as JSON, how many of each model's variants were opened and refused, and what else happened.
 """
@@ -20,10 +20,13 @@ from pathlib import Path
 import numpy as np
 from altered_models import alter_json, alter_onnx, alter_tflite
 
+from device_eval.check import identify
 from device_eval.latency.structure import structure
 from device_eval.lint import lint
+from device_eval.predictor import predict_path
+from device_eval.report import build, gather, to_html, to_markdown
 from device_eval.runners import Kernel, open_model
-from qmnv3.errors import ExportError, QmnError
+from qmnv3.errors import ExportError, ModelFileError, QmnError
 from qmnv3.export.files import export_run
 from qmnv3.runs import CALIBRATION, PROVENANCE, load_report
 
@@ -107,10 +110,11 @@ def damaged_copy(model: Path, seed: int, folder: Path) -> Path:
 
 
 def use(path: Path) -> list[QmnError]:
-    """What `lint`, `eval`, `bench` and `export` do with a model; what they refuse of it."""
-    uses: list[Callable[[Path], object]] = [lint]
-    uses += [partial(_evaluate, kernel=kernel) for kernel in KERNELS]
-    uses += [_export] if path.is_dir() else [structure]
+    """What every command does that reads models or results; what they refuse of it."""
+    uses: list[Callable[[Path], object]] = [_report]
+    if path.suffix != ".json":
+        uses += [lint, predict_path, *(partial(_evaluate, kernel=kernel) for kernel in KERNELS)]
+        uses += [_export] if path.is_dir() else [structure, _check]
     refusals = []
     for each in uses:
         try:
@@ -125,6 +129,20 @@ def _export(run: Path) -> None:
         load_report(run, name)
     with tempfile.TemporaryDirectory() as out:
         export_run(run, Path(out), ("int8", "float32"))
+
+
+def _report(path: Path) -> None:
+    made = build(gather([path]))
+    to_html(made), to_markdown(made), json.dumps(made.to_json())
+
+
+def _check(path: Path) -> None:
+    """A model is not its own float parent; what is damaged is refused before that shows."""
+    try:
+        identify(path, path)
+    except ModelFileError as error:
+        if "is quantized; --float" not in str(error) and "is not quantized" not in str(error):
+            raise
 
 
 def _evaluate(path: Path, kernel: Kernel) -> None:

@@ -58,7 +58,7 @@ def latency(path: str, runtime: str, samples_us: list[float], **other: Any) -> d
 
 
 def structure(path: str, **other: Any) -> dict[str, Any]:
-    known = {"path": path, "size_bytes": 3_000_000, "op_counts": {"CONV_2D": 3}}
+    known = {"path": path, "quantized": False, "size_bytes": 3_000_000, "op_counts": {"CONV_2D": 3}}
     unknown = dict.fromkeys(("macs", "bytes_moved", "arena_bytes", "partitions", "float_ops"))
     return {**known, **unknown, **other}
 
@@ -99,10 +99,16 @@ def sensitivity(site: str = "features.0") -> dict[str, Any]:
     }
 
 
+LEFT_OUT = {
+    "leave_one_out": {"median_percent": 8.6, "worst_percent": 14.8},
+    "families_left_out": {"V2": {"median_percent": 9.1, "worst_percent": 15.9}},
+}
+
+
 def prediction(path: str = "RUN", precision: str = "int8") -> dict[str, Any]:
     phone = {"device": "Pixel 1", "predicted_ms": 21.4, "interval_ms": [18.2, 25.1]}
     model = {"path": path, "precision": precision, "macs": 56_500_000, "bytes_moved": 10, "weight_bytes": 10}
-    predicted = [{**phone, "fitted_to": 4, "coverage": 0.8}]
+    predicted = [{**phone, "fitted_to": 4, "coverage": 0.8, **LEFT_OUT}]
     models = [{**model, "predicted": predicted, "notes": ["read the interval"]}]
     return {"command": "predict", "models": models, "environment": ENVIRONMENT}
 
@@ -128,7 +134,7 @@ def check(verdict: str = "better", needed: int | None = None) -> dict[str, Any]:
         "estimate": 0.2,
         "low": -1.2,
         "high": 1.5,
-        "judgement": {"verdict": verdict, "needed": needed},
+        "judgement": {"verdict": verdict, "needed": needed, "reason": None},
         "samples": 650,
     }
     ratio = row | {
@@ -142,7 +148,68 @@ def check(verdict: str = "better", needed: int | None = None) -> dict[str, Any]:
         "against": "table4",
         "model": "runs/small",
         "network": "small",
+        "forced": False,
         "rows": [row, ratio],
+        "accuracy": {
+            "images": 650,
+            "float32": interval(0.797, 0.76, 0.83),
+            "int8": interval(0.799, 0.77, 0.83),
+            "difference": interval(0.002, -0.012, 0.015),
+        },
+        "latency": {
+            "device": {"kind": "android", "model": "Pixel 2"},
+            **{
+                precision: {
+                    "runtime": "phone xnnpack",
+                    "verdict": "steady",
+                    "latency_us": [us - 1, us, us + 9],
+                }
+                for precision, us in (("float32", 26_000), ("int8", 20_000))
+            },
+        },
         "notes": ["top-1 on 650 images"],
+        "environment": ENVIRONMENT,
+    }
+
+
+def ablation(verdict: str = "steady", **options: str) -> dict[str, Any]:
+    """V3-Large with `options`, one float and one int8 file, measured on this host."""
+    phones = {"Pixel 1": 66.0, "Pixel 2": 77.0}
+    predicted = [
+        {
+            "device": name,
+            "predicted_ms": ms,
+            "interval_ms": [ms - 6, ms + 6],
+            "fitted_to": 22,
+            "coverage": 0.9,
+            **LEFT_OUT,
+        }
+        for name, ms in phones.items()
+    ]
+    forms = ("float32", "int8 add-mul")
+    runtime = {"runtime": "LiteRT xnnpack", "verdict": verdict}
+    return {
+        "command": "ablate",
+        "recipe": "placement",
+        "device": "Some Processor",
+        "cells": [
+            {
+                "variant": "V3-hswish@80",
+                "model": "large",
+                "options": options,
+                "width": 1.0,
+                "resolution": 224,
+                "size": {"files": [{"form": form, "predicted": predicted} for form in forms]},
+                "latency": {
+                    "latencies": [
+                        {"form": form, "p50_us": us, **runtime}
+                        for form, us in zip(forms, (6000, 3600), strict=True)
+                    ],
+                    "conditions": {"kind": "host"},
+                },
+            },
+            {"variant": "failed", "model": "large", "options": {}, "width": 1.0, "resolution": 224},
+        ],
+        "resolved_recipe": {"lowerings": ["add-mul"]},
         "environment": ENVIRONMENT,
     }

@@ -71,7 +71,20 @@ def test_noisy_latencies_decide_nothing() -> None:
         tuple(np.linspace(900, 1400, 60)),
     )
     rows = latency_rows(latency("int8", 500, 0.01), noisy, published("small"))
-    assert {row.judgement for row in rows} == {Judgement("not decidable")}
+    (judgement,) = {row.judgement for row in rows}
+    assert (judgement.verdict, judgement.needed) == ("not decidable", None)
+    assert judgement.reason is not None and judgement.reason.startswith("noisy: drifts")
+
+
+def test_too_few_runs_to_show_noise_decide_nothing() -> None:
+    few = [
+        Latency(latency(name, level, 0.01).path, "phone xnnpack", (level,) * 3, runs_per_sample=5)
+        for name, level in (("int8", 500.0), ("float", 1000.0))
+    ]
+    rows = latency_rows(*few, published("large"))
+    # Ten samples of five runs each; three are fifteen.
+    assert {row.judgement for row in rows} == {Judgement("not decidable", 50)}
+    assert {row.samples for row in rows} == {15}
 
 
 def test_the_ratio_of_medians_has_scipys_interval() -> None:

@@ -5,11 +5,14 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import flatbuffers
+import numpy as np
 import onnx
 import pytest
+import result_files as files
 from ai_edge_litert import schema_py_generated as schema
 from colour_models import colour_graph, write_colour_onnx
 from onnx import TensorProto, helper
@@ -17,8 +20,9 @@ from onnx import TensorProto, helper
 from device_eval import probe
 from device_eval.latency.structure import structure
 from device_eval.lint import lint
+from device_eval.report import gather
 from device_eval.runners import open_model
-from qmnv3.errors import GraphError, ModelFileError, ProcessError
+from qmnv3.errors import GraphError, ModelFileError, ProcessError, ReportError
 from qmnv3.export.tflite import write_tflite
 from qmnv3.runs import load_report, save_run
 
@@ -162,11 +166,17 @@ def test_a_run_whose_file_takes_no_end(tmp_path: Path, name: str, what: str) -> 
 
 
 def test_random_damage_never_ends_a_process(tmp_path: Path) -> None:
-    """CASES variants each of three models, all through lint, bench and eval's ways of reading."""
+    """CASES variants each of three models and of every command's JSON, through all that reads them."""
     write_tflite(colour_graph(), tmp_path / "m.tflite")
     write_colour_onnx(tmp_path / "m.onnx", softmax=True)
-    save_run(tmp_path / "RUN", colour_graph(), colour_graph(), {}, {})
-    names = ("m.tflite", "m.onnx", "RUN")
+    save_run(tmp_path / "RUN", colour_graph(), colour_graph(), {"images": 2, "layers": []}, {})
+    results = (
+        files.evaluation(-0.01, -0.02, 0.0),
+        files.benchmark(files.latency("a", "xnnpack", [1, 2, 3]), models=[files.structure("a")]),
+        *(files.sensitivity(), files.prediction(), files.lint(), files.check(), files.ablation()),
+    )
+    written = [files.write(tmp_path / f"{value['command']}.json", value).name for value in results]
+    names = ("m.tflite", "m.onnx", "RUN", *written)
     command = [sys.executable, str(HERE / "fuzz_models.py"), "--cases", str(CASES), *names]
     environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
     done = subprocess.run(
@@ -175,3 +185,27 @@ def test_random_damage_never_ends_a_process(tmp_path: Path) -> None:
     for name, found in json.loads(done.stdout).items():
         assert found["wrong"] == {}, name
         assert found["opened"] + found["refused"] == CASES and found["refused"] > 0, name
+
+
+def test_a_scale_that_is_a_signalling_nan(tmp_path: Path) -> None:
+    path = tmp_path / "m.tflite"
+    write_tflite(colour_graph(), path)
+    scale = np.float32(2 / 255).tobytes()
+    content = path.read_bytes()
+    assert scale in content
+    path.write_bytes(content.replace(scale, (0x7F800001).to_bytes(4, "little")))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        report = lint(path)
+    assert any("nan" in finding.what for finding in report.findings), report.findings
+
+
+def test_a_result_that_takes_no_end(tmp_path: Path) -> None:
+    path = files.write(tmp_path / "check.json", files.check())
+    os.truncate(path, 2**31)
+    with pytest.raises(ReportError, match=r"check\.json: 2048 MiB, at most 512 MiB are read"):
+        gather([path])
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(ReportError, match=r"check\.json: neither a file nor a folder"):
+        gather([path])

@@ -1,13 +1,14 @@
 """Every typed figure of the paper against the paper's text, which lies beside the data of QMNV3_DATA."""
 
 import re
+from collections import Counter
 from dataclasses import astuple
 from pathlib import Path
 
 import pytest
 
 from device_eval.paper.released import RELEASED
-from device_eval.paper.statements import STATEMENTS
+from device_eval.paper.statements import STATEMENTS, Statement
 from device_eval.paper.table3 import TABLE3
 from device_eval.paper.table4 import TABLE4
 from device_eval.paper.table5 import TABLE5
@@ -133,8 +134,40 @@ def test_statements_stand_in_the_paper(paper: str) -> None:
     text = " ".join(paper.split())
     for statement in STATEMENTS:
         assert statement.words in text, statement
-        if statement.change and statement.quantity != "filters":
-            assert f"{abs(statement.change):g}" in re.findall(r"\d+(?:\.\d+)?", statement.words), statement
+        if statement.change and statement.unit != "count":
+            assert figure(statement) in figures(statement.words), statement
+
+
+def figure(statement: Statement) -> str:
+    """The figure as the paper prints it: a factor below 1 upside down."""
+    return f"{1 / statement.change if statement.unit == 'times' else abs(statement.change):.4g}"
+
+
+def figures(words: str) -> list[str]:
+    found = re.findall(r"\d+(?:\.\d+)?", words)
+    return [*found, "2"] if "halves" in words else found
+
+
+def test_no_stated_change_is_left_out(paper: str) -> None:
+    """Every percentage, "times faster", "mAP higher" and "factor of" in text and captions, counted."""
+    body = paper[: paper.index("# References")]
+    body = " ".join(line for line in body.splitlines() if "\t" not in line)
+    stated = Counter(marked(body))
+    assert stated["25"] == 2 and stated["2.24"] == 1, "found by looking"
+    # Some sentences give several figures, each a statement of its own.
+    sentences = {statement.words for statement in STATEMENTS}
+    assert stated == Counter(value for words in sentences for value in marked(words))
+    for words in sentences:
+        ours = {figure(statement) for statement in STATEMENTS if statement.words == words}
+        assert set(marked(words)) <= ours, words
+
+
+def marked(text: str) -> list[str]:
+    """Figures that are changes by what stands behind or before them."""
+    found = re.findall(r"([\d.]+)%", text)
+    for listed in re.findall(r"([\d., and]+) (?:times faster|mAP higher)", text):
+        found += re.findall(r"\d+(?:\.\d+)?", listed)
+    return found + re.findall(r"factor of \**(\d)", text)
 
 
 def test_statements_agree_with_the_tables() -> None:
@@ -150,6 +183,59 @@ def test_statements_agree_with_the_tables() -> None:
     large, v2 = TABLE3[0], TABLE3[4]
     assert by_thing["V3-Large against V2", "latency", "%"] == pytest.approx(
         100 * (large.pixel1_ms / v2.pixel1_ms - 1), abs=0.5
+    )
+    # "Nearly 3 %": Small takes 21.3 ms, Large of width 0.35 20.4.
+    top1 = {(row.model, row.width): row.top1_percent for row in TABLE9 if row.resolution == 224}
+    assert by_thing["V3-Small against V3-Large of a multiplier that matches it", "top-1", "points"] == (
+        pytest.approx(top1["small", 1.0] - top1["large", 0.35], abs=0.5)
+    )
+
+
+def test_statements_about_detection_agree_with_table_6() -> None:
+    by_thing = {(s.thing, s.quantity, s.unit): s.change for s in STATEMENTS}
+    rows = {(row.backbone, row.halved): row for row in TABLE6}
+    large, small, v2 = rows["V3", True], rows["V3-Small", True], rows["V2", False]
+    faster = 100 * (large.latency_ms / v2.latency_ms - 1)
+    assert by_thing["detection, V3-Large against V2", "latency", "%"] == pytest.approx(faster)
+    assert by_thing["detection, V3-Large with half the channels against V2", "latency", "%"] == (
+        pytest.approx(faster)
+    )
+    for other, name in (("V2 0.35", "V2"), ("Mnasnet 0.35", "MnasNet")):
+        thing = f"detection, V3-Small with half the channels against {name}"
+        assert by_thing[thing, "mAP", "points"] == pytest.approx(
+            small.map_percent - rows[other, False].map_percent
+        )
+    half = by_thing["detection, half the channels between C4 and C5", "latency", "%"]
+    for name in ("V3", "V3-Small"):
+        change = 100 * (rows[name, True].latency_ms / rows[name, False].latency_ms - 1)
+        assert half == pytest.approx(change, abs=2), name
+
+
+def test_statements_about_segmentation_agree_with_tables_7_and_8() -> None:
+    by_thing = {(s.thing, s.quantity, s.unit): s.change for s in STATEMENTS}
+    v2, v3 = TABLE7[0], TABLE7[7]
+    assert by_thing["segmentation, V3-Large LR-ASPP against V2 R-ASPP", "latency", "%"] == pytest.approx(
+        100 * (v3.pixel3_full_ms / v2.pixel3_full_ms - 1), abs=2
+    )
+    rows = {(row.network, row.output_stride): row for row in TABLE8}
+    best, fast, small = rows["V3", 16], rows["V3", 32], rows["V3-Small", 32]
+    for name in ("ESPNetv2", "CCC2", "ESPNetv1"):
+        other = rows[name, None]
+        better = by_thing[f"segmentation, V3 against {name}", "mIOU", "points"]
+        assert better == pytest.approx(best.miou_percent - other.miou_percent), name
+        times = by_thing[f"segmentation, V3 without atrous convolution against {name}", "MAdds", "times"]
+        madds = float(fast.madds_half_billions) / float(other.madds_half_billions)
+        assert times == pytest.approx(madds, rel=0.005), name
+        assert small.miou_percent - other.miou_percent >= 6.2 - 1e-9
+    assert by_thing["segmentation, no atrous convolution", "mIOU", "points"] == pytest.approx(
+        fast.miou_percent - best.miou_percent
+    )
+    assert by_thing["segmentation, V3-Small against all of them", "mIOU", "points"] == pytest.approx(
+        small.miou_percent - rows["ESPNetv2", None].miou_percent
+    )
+    thing = "segmentation, fastest V3-Small against ESPNetv2-small"
+    assert by_thing[thing, "mIOU", "points"] == pytest.approx(
+        small.miou_percent - rows["ESPNetv2 small", None].miou_percent
     )
 
 

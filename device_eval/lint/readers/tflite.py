@@ -128,7 +128,9 @@ def _tensor(model: Any, tensor: Any, name: str) -> Tensor:
 def _grid(quantization: Any) -> Grid | None:
     if quantization is None or quantization.scale is None or not len(quantization.scale):
         return None
-    scale = np.asarray(quantization.scale, np.float64)
+    # A scale may be NaN: no reason to warn of the cast.
+    with np.errstate(invalid="ignore"):
+        scale = np.asarray(quantization.scale, np.float64)
     zero_point = quantization.zeroPoint
     points = np.zeros(1, np.int64) if zero_point is None else np.asarray(zero_point, np.int64)
     if points.size == 1:

@@ -2,7 +2,7 @@
 
 from device_eval.report.document import Column, Estimate, Missing, Section, Status, Table, Verdict
 from device_eval.report.evidence import Evidence
-from device_eval.report.records import Check, CheckRow
+from device_eval.report.paper_records import Check, CheckRow
 
 TITLE = "Claims of the paper, checked"
 _STATUS: dict[str, Status] = {
@@ -21,7 +21,7 @@ def section(evidence: Evidence) -> Section | Missing:
         return Missing(TITLE, "qmnv3 check RUN --against table4 --data DIR --json check.json")
     tables = tuple(
         Table(
-            f"{check.model}, beside {check.network}: {unit}",
+            f"{check.model}, beside {_network(check)}: {unit}",
             _columns(unit),
             tuple(
                 (
@@ -48,7 +48,11 @@ def section(evidence: Evidence) -> Section | Missing:
 def verdicts(evidence: Evidence) -> list[Verdict]:
     """A line for each claim of the paper itself; what others published is in the tables."""
     return [
-        Verdict(_STATUS[row.judgement.verdict], f"{row.quantity}, {check.model}", _sentence(row))
+        Verdict(
+            _STATUS[row.judgement.verdict],
+            f"{row.quantity}, {check.model}" + (f" beside {_network(check)}" if check.forced else ""),
+            _sentence(row),
+        )
         for check in evidence.of(Check)
         for row in check.rows
         if row.source.startswith("paper")
@@ -71,9 +75,15 @@ def _estimate(row: CheckRow) -> Estimate:
     return Estimate(row.estimate, row.low, row.high)
 
 
+def _network(check: Check) -> str:
+    return f"{check.network}, which it is not" if check.forced else check.network
+
+
 def _sentence(row: CheckRow) -> str:
     column = Column("", "", _FORMS[row.unit])
+    judgement = row.judgement
+    verdict = judgement.verdict if judgement.reason is None else f"{judgement.verdict}, {judgement.reason}"
     return (
-        f"{row.judgement.verdict}: {column.text(_estimate(row))} {row.unit}, "
+        f"{verdict}: {column.text(_estimate(row))} {row.unit}, "
         f"{column.text(row.published)} in {row.source.removeprefix('paper, ')}"
     )

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from colour_models import colour_graph, write_colour_onnx
+from colour_models import SIDE, SPEC, colour_graph, write_colour_onnx
 
 from device_eval.latency import Latency, Plan, benchmark
+from device_eval.latency.benchmark import HOST
 from device_eval.latency.host import (
     MORE_WARMUP_ROUNDS,
     Samples,
@@ -22,7 +23,9 @@ from device_eval.latency.host import (
 )
 from device_eval.latency.onnx_profile import node_times
 from qmnv3.errors import ModelFileError
+from qmnv3.export.onnx_qdq import write_onnx
 from qmnv3.export.tflite import write_tflite
+from qmnv3.ir import Conv2d, Flatten, Metadata, QuantGraph, Tensor
 
 
 class Recorder:
@@ -152,3 +155,40 @@ def test_a_refused_model_is_reported_and_the_rest_measured(data_pack: Path) -> N
 def test_run_folders_must_be_exported_first(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="qmnv3 export --int8 --checkpoint"):
         benchmark([tmp_path])
+
+
+def heavy(outputs: int) -> QuantGraph:
+    """A float convolution over the whole image: 768 bytes of weights for each output, few activations."""
+    weight = np.random.default_rng(0).standard_normal((outputs, SIDE, SIDE, 3), np.float32)
+    tensors = [
+        Tensor("image", (1, SIDE, SIDE, 3), "float32"),
+        Tensor("weight", weight.shape, "float32", None, weight),
+        Tensor("bias", (outputs,), "float32", None, np.zeros(outputs, np.float32)),
+        Tensor("features", (1, 1, 1, outputs), "float32"),
+        Tensor("logits", (1, outputs), "float32"),
+    ]
+    ops = (
+        Conv2d("conv", ("image", "weight", "bias"), "features"),
+        Flatten("flatten", ("features",), "logits"),
+    )
+    metadata = Metadata("heavy", SPEC)
+    return QuantGraph({t.name: t for t in tensors}, ops, ("image",), ("logits",), metadata)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system tells no memory")
+def test_memory_is_what_the_weights_take(tmp_path: Path) -> None:
+    """LiteRT's own kernels use weights where the file's bytes lie; the others keep copies besides."""
+    most = {"LiteRT builtin": 1, "LiteRT xnnpack": 3, "ONNX Runtime": 6}
+    weights_mb = 32_768 * 768 / 1e6
+    for name, write in (("heavy.tflite", write_tflite), ("heavy.onnx", write_onnx)):
+        write(heavy(32_768), tmp_path / name)
+        write(heavy(8), tmp_path / f"light_{name}")
+        light, full = (
+            benchmark([path], Plan(runs=1, warmup=0), HOST).latencies
+            for path in (tmp_path / f"light_{name}", tmp_path / name)
+        )
+        for small, large in zip(light, full, strict=True):
+            assert small.memory_mb is not None and large.memory_mb is not None
+            grown = large.memory_mb - small.memory_mb
+            assert 0.98 * weights_mb <= grown <= most[large.runtime] * weights_mb + 4, large.runtime
+            assert small.memory_mb <= 8, small.runtime

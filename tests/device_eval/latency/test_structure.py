@@ -1,12 +1,15 @@
 """Multiply-adds, bytes and arena of graphs small enough to count by hand, and of the paper's V3-Small."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 from colour_models import SPEC, colour_graph, write_colour_onnx
 from export.tflite_sketch import Sketch
 
 from device_eval.latency.structure import arena_bytes, structure
+from device_eval.lint.readers import read_model
 from qmnv3.export.tflite import write_tflite
 from qmnv3.ir import Conv2d, Metadata, QParams, QuantGraph, Tensor
 from qmnv3.lowering import lower
@@ -32,6 +35,17 @@ def test_zeros_that_complete_pixel_pairs_are_no_multiply_adds(tmp_path: Path) ->
     found = structure(tmp_path / "m.tflite")
     assert found.op_counts == {"RESHAPE": 1, "CONV_2D": 1}
     assert found.macs == 4 * 4 * 5 * 27
+
+
+def test_types_of_unknown_size_have_no_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "m.tflite"
+    write_tflite(colour_graph(), path)
+    model = read_model(path)
+    packed = replace(model.tensors["weight"], dtype="other", data=None)
+    changed = replace(model, tensors={**model.tensors, "weight": packed})
+    monkeypatch.setattr("device_eval.latency.structure.read_model", lambda _: changed)
+    found = structure(path)
+    assert found.bytes_moved is None and found.macs == 64 * 3 * 3
 
 
 def test_onnx_tells_no_arena(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ RESULTS = (
     files.prediction(),
     files.lint(),
     files.check(needed=900),
+    files.ablation(nonlinearity="relu"),
 )
 NO_XML = "\0\ud800"
 OTHERS = (None, True, 0, -1, 10**400, 1e30, -1e30, 5e-324, float("nan"), float("inf"), "", NO_XML, [], {})

@@ -1,5 +1,6 @@
 """What the summary makes of chosen figures."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,56 @@ def test_table_4_stands_beside_what_was_measured_and_predicted(tmp_path: Path) -
     assert (predicted["network"], predicted["pixel1_ms"]) == ("RUN", Estimate(21.4, 18.2, 25.1))
 
 
+def test_table_4_takes_checks_and_pixels(tmp_path: Path) -> None:
+    measured = files.benchmark(
+        files.latency("int8.tflite", "phone xnnpack", [15_000, 16_000, 19_000]),
+        files.latency("float.tflite", "phone xnnpack", [21_000, 22_000, 23_000]),
+        models=[files.structure("int8.tflite", quantized=True), files.structure("float.tflite")],
+        device={"kind": "android", "model": "Pixel XL"},
+    )
+    other = measured | {"device": {"kind": "android", "model": "Pixel 3a"}, "threads": 1}
+    noisy = copy.deepcopy(measured)
+    noisy["device"]["model"], noisy["latencies"][0]["verdict"] = "Pixel 3", "noisy: drifts"
+    made = report(tmp_path, files.evaluation(-0.01, -0.02, 0.0), files.check(), measured, other, noisy)
+    ours = [row for row in rows(made, "paper") if row["source"] != "paper"]
+    steady, doubtful, checked = ours
+    assert steady["source"] == "measured, 200 images, phone xnnpack" and steady["pixel1_ms"] == 16
+    assert doubtful["source"] == "measured, 200 images, phone xnnpack, noisy" and doubtful["pixel3_ms"] == 16
+    assert steady["pixel3_ms"] is None and steady["top1_percent"] == Estimate(70, 65, 75)
+    assert (checked["network"], checked["source"]) == (
+        "runs/small",
+        "measured, 650 images, phone xnnpack",
+    )
+    assert checked["pixel1_ms"] is None and checked["pixel2_ms"] == 20
+    change = checked["top1_change_points"]
+    assert isinstance(change, Estimate) and change.value == pytest.approx(0.2)
+    assert isinstance(checked["float_top1_percent"], Estimate)
+    assert checked["float_top1_percent"].value == pytest.approx(79.7)
+
+
+def test_table_5_takes_ablations_of_its_networks(tmp_path: Path) -> None:
+    swish = files.ablation("noisy: drifts", nonlinearity="swish@16")
+    swish["cells"][0] |= {"variant": "swish@16"}
+    swish["cells"][0]["latency"]["conditions"] = {"kind": "android", "model": "Pixel"}
+    narrow = files.ablation(nonlinearity="relu")
+    narrow["cells"][0]["width"] = 0.5
+    other = files.ablation(squeeze_excite="none")
+    made = report(tmp_path, files.ablation(), swish, narrow, other)
+    five = [tuple(row.values()) for row in rows(made, "paper", 1) if "paper" not in str(row["source"])]
+    v3, sw = "V3-hswish@80", "swish@16"
+    predicted = Estimate(66, 60, 72)
+    assert five == [
+        (v3, "predicted, float32", None, predicted, None),
+        (v3, "predicted, int8 add-mul", None, predicted, None),
+        (v3, "measured, float32, LiteRT xnnpack on Some Processor", None, None, 6.0),
+        (v3, "measured, int8 add-mul, LiteRT xnnpack on Some Processor", None, None, 3.6),
+        (sw, "predicted, float32", None, predicted, None),
+        (sw, "predicted, int8 add-mul", None, predicted, None),
+        (sw, "measured, float32, LiteRT xnnpack on Pixel, noisy", None, 6.0, None),
+        (sw, "measured, int8 add-mul, LiteRT xnnpack on Pixel, noisy", None, 3.6, None),
+    ]
+
+
 def test_table_5_takes_float_predictions_only(tmp_path: Path) -> None:
     made = report(tmp_path, files.prediction("relu", "float32"), files.prediction("int", "int8"))
     five = rows(made, "paper", 1)
@@ -125,11 +176,25 @@ def test_table_5_takes_float_predictions_only(tmp_path: Path) -> None:
     assert next(row for row in five if row["network"] == "ReLU")["pixel1_ms"] == 59
 
 
+def test_predictions_come_with_the_errors_of_networks_left_out(tmp_path: Path) -> None:
+    made = report(tmp_path, files.prediction(), files.prediction("other"), files.ablation())
+    (first, _) = rows(made, "predicted")
+    assert (first["left_out_median_percent"], first["left_out_worst_percent"]) == (8.6, 14.8)
+    one, family = rows(made, "predicted", 1)
+    assert (one["left_out"], one["worst_percent"]) == ("one network", 14.8)
+    assert (family["phone"], family["precision"]) == ("Pixel 1", "int8")
+    assert (family["left_out"], family["median_percent"], family["worst_percent"]) == ("V2", 9.1, 15.9)
+    notes = next(section for section in made.sections if section.id == "paper").notes
+    said = [note for note in notes if "8.6 % off in the median, 14.8 % at worst" in note]
+    # One for each fit: the ablation's are of two phones in two precisions, one of them predict's too.
+    assert len(said) == 4
+
+
 def test_sections_without_data_name_their_command(tmp_path: Path) -> None:
     made = report(tmp_path, files.lint())
     assert [section.id for section in made.sections] == ["lint", "provenance"]
     commands = " ".join(missing.command for missing in made.missing)
-    for command in ("eval", "bench", "sensitivity", "predict", "check"):
+    for command in ("eval", "bench", "sensitivity", "predict", "check", "ablate"):
         assert f"qmnv3 {command}" in commands
     assert len(made.missing) == 10
 
@@ -152,3 +217,14 @@ def test_claims_of_the_paper(tmp_path: Path, verdict: str, status: str) -> None:
     (points,), (times,) = rows(made, "checks"), rows(made, "checks", 1)
     assert points["needed"] == 900 and points["here_points"] == Estimate(0.2, -1.2, 1.5)
     assert times["published_times"] == 0.98 and times["source"] == "Google's release, Pixel 1"
+
+
+def test_a_claim_about_another_network_says_so(tmp_path: Path) -> None:
+    check = files.check("not decidable") | {"forced": True}
+    check["rows"][0]["judgement"]["reason"] = "noisy: drifts"
+    made = report(tmp_path, check)
+    (verdict,) = made.verdicts
+    assert verdict.subject.endswith("runs/small beside small, which it is not")
+    assert verdict.text.startswith("not decidable, noisy: drifts: ")
+    (table, _) = next(section for section in made.sections if section.id == "checks").tables
+    assert table.title == "runs/small, beside small, which it is not: points"
