@@ -56,6 +56,7 @@ def command(
     """Accuracy, latency and size of a recipe's networks in one table and one plot."""
     from device_eval.latency import Plan, Report
     from qmnv3.cli.ablate_config import AblationConfig
+    from qmnv3.cli.ablate_engine import Processes
     from qmnv3.cli.ablate_job import Ablation, run_ablation
     from qmnv3.cli.bench import find_device
     from recipes import load_recipe
@@ -65,7 +66,7 @@ def command(
     where = find_device(device, benchmark_model, 180.0)
     trained_on = data if "accuracy" in chosen else None
     plan = Plan(runs=runs, warmup=warmup)
-    ablation = Ablation(config, chosen, out, where, device, plan, trained_on, val, jobs)
+    ablation = Ablation(config, chosen, out, where, device, Processes(jobs), plan, trained_on, val)
     outcome = run_ablation(ablation, Report(note=lambda text: typer.echo(f"note: {text}", err=True)))
     settings: dict[str, object] = {
         "recipe": recipe,

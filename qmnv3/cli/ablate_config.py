@@ -106,6 +106,16 @@ class Cell:
         """Keyword arguments of `load_model`."""
         return cast(ModelOptions, {**self.options, "width": self.width})
 
+    @property
+    def network(self) -> dict[str, Any]:
+        """What is built, in plain JSON types, whatever it is called and compared with."""
+        return {
+            "model": self.model,
+            "options": dict(self.options),
+            "width": self.width,
+            "resolution": self.resolution,
+        }
+
 
 def cells(config: AblationConfig) -> tuple[Cell, ...]:
     """The recipe's networks, each once; ModelError for a model or an option that cannot be built."""

@@ -1,19 +1,17 @@
-"""The whole of `qmnv3 ablate`: cells in parallel processes, then latency, one cell at a time."""
+"""The whole of `qmnv3 ablate`: cells in other processes, then latency in this, one cell at a time."""
 
-import multiprocessing
-import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from device_eval.latency import Plan
 from device_eval.latency.result import Device, Report
-from qmnv3.cli.ablate_cell import CellJob, Found, attempt, latency, reason
+from qmnv3.cli.ablate_attempt import attempt, known, missing
+from qmnv3.cli.ablate_cell import CellJob, reason
 from qmnv3.cli.ablate_config import AblationConfig, Axis, Cell, cells
+from qmnv3.cli.ablate_engine import Engine
+from qmnv3.cli.ablate_latency import latency
 from qmnv3.cli.progress import progress
 from qmnv3.cli.training_data import find_training_data
 from qmnv3.data.digits import write_digits
@@ -25,17 +23,17 @@ DIGITS_SIDE = 64
 
 @dataclass(frozen=True)
 class Ablation:
-    """What to ablate and how; accuracy needs `data`. `jobs` processes build and train cells."""
+    """What to ablate and how; accuracy needs `data`. `engine` builds and trains cells."""
 
     config: AblationConfig
     axes: tuple[Axis, ...]
     out: Path
     device: Device
     device_name: str
+    engine: Engine
     plan: Plan = field(default_factory=Plan)
     data: Path | None = None
     val: Path | None = None
-    jobs: int = 1
 
     @property
     def where(self) -> str:
@@ -61,17 +59,13 @@ def run_ablation(ablation: Ablation, report: Report) -> Outcome:
         digits = jobs[0].digits
         if not digits.is_dir():
             write_digits(digits, DIGITS_SIDE)
-    found: dict[str, Found] = {}
+    waiting, failures = [job for job in jobs if missing(job)], dict[str, str]()
     with progress("cells", len(jobs)) as advance:
-        for name, result in _all(jobs, ablation.jobs):
-            found[name] = result
+        advance(len(jobs) - len(waiting))
+        for job, failed in ablation.engine.run(attempt, waiting):
+            failures |= {f"{job.cell.name}, {axis}": text for axis, text in failed.items()}
             advance(1)
-    failures = {
-        f"{job.cell.name}, {axis}": text
-        for job in jobs
-        for axis, text in found[job.cell.name].failures.items()
-    }
-    results = {name: dict(result.results) for name, result in found.items()}
+    results = {job.cell.name: known(job) for job in jobs}
     if "latency" in ablation.axes:
         failures |= _measure(ablation, jobs, results, report)
     listed = (job.cell for job in jobs)
@@ -85,25 +79,9 @@ def _jobs(ablation: Ablation) -> list[CellJob]:
             raise DataError(f"{data}: accuracy needs images to judge by; add {data}/val or give --val")
         val = val or data / "val"
         data = data / "train" if (data / "train").is_dir() else data
-    config, axes, out = ablation.config, ablation.axes, ablation.out
+    config, axes, out = ablation.config, ablation.axes, ablation.out.resolve()
+    data, val = (path and path.resolve() for path in (data, val))
     return [CellJob(cell, config, axes, out, out / "digits", data, val) for cell in cells(config)]
-
-
-def _all(jobs: Sequence[CellJob], processes: int) -> Iterator[tuple[str, Found]]:
-    if processes == 1:
-        for job in jobs:
-            yield job.cell.name, attempt(job)
-        return
-    threads = max(1, (os.cpu_count() or 1) // processes)
-    # Forked processes hang in torch's threads.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, torch.set_num_threads, (threads,)) as pool:
-        names = {pool.submit(attempt, job): job.cell.name for job in jobs}
-        for future in as_completed(names):
-            try:
-                yield names[future], future.result()
-            except Exception as error:  # its process was killed
-                yield names[future], Found({}, {"process": reason(error)})
 
 
 def _measure(
@@ -116,10 +94,15 @@ def _measure(
         for job in jobs:
             if "size" in results[job.cell.name]:
                 baseline = same_size[job.cell.width, job.cell.resolution]
-                known = baseline if "size" in results[baseline.cell.name] else None
+                comparable = "size" in results[baseline.cell.name]
                 try:
                     results[job.cell.name]["latency"] = latency(
-                        job, known, ablation.device, ablation.where, ablation.plan, report
+                        job,
+                        baseline if comparable else None,
+                        ablation.device,
+                        ablation.where,
+                        ablation.plan,
+                        report,
                     )
                 except Exception as error:
                     failures[f"{job.cell.name}, latency"] = reason(error)

@@ -1,15 +1,21 @@
 """`qmnv3 ablate` on narrow networks of 32 pixels: what it writes, keeps, and reports as failed."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from cli_command import assert_refused, run_main
+from cli_command import ENVIRONMENT, assert_refused, run_main
 from conftest import Cli
 
-from qmnv3.cli import ablate_cell
+from qmnv3.cli import ablate_job
+from qmnv3.cli.ablate_attempt import attempt
 from qmnv3.cli.ablate_cell import CellJob
 
 RECIPE: dict[str, Any] = {
@@ -79,23 +85,48 @@ def test_what_is_finished_is_kept_and_what_is_damaged_is_not(ablated: tuple[Path
     assert [name for name in before if before[name] != after[name]] == [f"cells/{CELL}/latency.json"]
 
 
-def test_an_interrupted_command_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def dying(job: CellJob) -> dict[str, str]:
+    """As `attempt`, in a process that ends before it answers where the cell says so."""
+    if job.cell.variant == "V3":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if job.cell.variant == "broken":
+        os._exit(3)
+    return attempt(job)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_process_that_dies_fails_its_cell_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs: int
+) -> None:
+    recipe, out = write_recipe(tmp_path / "three.yaml", variants=RECIPE["variants"][::-1]), tmp_path / "OUT"
+    monkeypatch.setattr(ablate_job, "attempt", dying)
+    assert run_main("ablate", recipe, "--out", out, "--axes", "size", "--jobs", jobs) == 1
+    written = json.loads((out / "ablation.json").read_text())
+    assert [cell["variant"] for cell in written["cells"] if "size" in cell] == ["relu"]
+    failures = written["failures"]
+    assert sorted(failures) == [f"{CELL}, process", "broken-0.25-32, process"]
+    assert (
+        "was killed" in failures[f"{CELL}, process"] and "exit code 3" in failures["broken-0.25-32, process"]
+    )
+
+
+def test_an_interrupted_command_goes_on(tmp_path: Path) -> None:
     recipe, out = write_recipe(tmp_path / "two.yaml", variants=RECIPE["variants"][::2]), tmp_path / "OUT"
-    given, exported = ("ablate", recipe, "--out", out, "--axes", "size"), list[str]()
-
-    def export(job: CellJob) -> dict[str, Any]:
-        exported.append(job.cell.name)
-        if exported == ["relu-0.25-32", CELL]:
-            raise KeyboardInterrupt
-        return {"madds": 1, "params": 1, "files": []}
-
-    monkeypatch.setattr(ablate_cell, "_export", export)
-    assert run_main(*given) == 130
+    given = ("ablate", recipe, "--out", out, "--axes", "size")
+    command = [sys.executable, "-m", "qmnv3", *map(str, given)]
+    with subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stderr is not None
+        while not mtimes(out):
+            assert running.poll() is None, running.stderr.read()
+            time.sleep(0.02)
+        running.send_signal(signal.SIGINT)
+        # It ends when no process that works for it has the pipe open any more.
+        assert running.stderr.read() == "error: interrupted\n"
+    assert running.returncode == 130
     first = mtimes(out)
     assert list(first) == ["cells/relu-0.25-32/size.json"]
     assert run_main(*given) == 0
-    assert exported == ["relu-0.25-32", CELL, CELL]
-    assert mtimes(out).items() > first.items()
+    assert mtimes(out).items() > first.items() and len(mtimes(out)) == 2
 
 
 def test_accuracy_is_of_a_trained_network(tmp_path: Path, photos: Path) -> None:
