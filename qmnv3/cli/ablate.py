@@ -8,6 +8,7 @@ import typer
 if TYPE_CHECKING:
     from device_eval.ablation import Row
     from qmnv3.cli.ablate_config import Axis
+    from qmnv3.cli.ablate_engine import Engine
 
 EXAMPLES = """
 Build every network of a recipe, export it in each lowering, and compare accuracy, latency and size in one
@@ -16,7 +17,8 @@ table and one plot, beside the MobileNetV3 paper's figures.
 Latency and size need no training: weights do not change speed. Accuracy is of a small proxy trained from
 scratch on --data. Whatever is finished is kept in OUT: a killed command, given again, goes on. Pixel
 latencies are predicted, not measured. Recipes: placement (Table 5, Figure 8), components (Figure 9),
-multiplier_resolution (Figure 7).
+multiplier_resolution (Figure 7). With --cluster every machine must see OUT and the images under the same
+path; latency is measured where the command runs.
 
 **Examples**
 
@@ -25,6 +27,8 @@ multiplier_resolution (Figure 7).
     qmnv3 ablate multiplier_resolution --axes size --out runs/sizes --jobs 2
 
     qmnv3 ablate components --data imagenette/ --out runs/components
+
+    qmnv3 ablate placement --data imagenet/ --out /shared/placement --cluster head:6379
 
     qmnv3 ablate placement --device adb --benchmark-model android_aarch64_benchmark_model --out runs/phone
 """
@@ -42,7 +46,13 @@ def command(
         Path | None, typer.Option(help="Images to train on, with train/ and val/; else no accuracy.")
     ] = None,
     val: Annotated[Path | None, typer.Option(help="Images to judge by, if not DATA/val.")] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Processes that build and train cells.")] = 1,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Processes here that build and train cells (default 1).")
+    ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(help="Ray cluster that does so instead: HOST:PORT, ray://HOST:PORT or local."),
+    ] = None,
     device: Annotated[
         str, typer.Option(help="Measures latency: host, adb (the only phone connected) or adb:SERIAL.")
     ] = "host",
@@ -56,7 +66,6 @@ def command(
     """Accuracy, latency and size of a recipe's networks in one table and one plot."""
     from device_eval.latency import Plan, Report
     from qmnv3.cli.ablate_config import AblationConfig
-    from qmnv3.cli.ablate_engine import Processes
     from qmnv3.cli.ablate_job import Ablation, run_ablation
     from qmnv3.cli.bench import find_device
     from recipes import load_recipe
@@ -66,7 +75,7 @@ def command(
     where = find_device(device, benchmark_model, 180.0)
     trained_on = data if "accuracy" in chosen else None
     plan = Plan(runs=runs, warmup=warmup)
-    ablation = Ablation(config, chosen, out, where, device, Processes(jobs), plan, trained_on, val)
+    ablation = Ablation(config, chosen, out, where, device, _engine(jobs, cluster), plan, trained_on, val)
     outcome = run_ablation(ablation, Report(note=lambda text: typer.echo(f"note: {text}", err=True)))
     settings: dict[str, object] = {
         "recipe": recipe,
@@ -95,6 +104,18 @@ def _axes(text: str | None, data: Path | None) -> "tuple[Axis, ...]":
         raise RecipeError(f"--axes {text}: accuracy needs images to train on; give --data")
     found: list[Axis] = [axis for axis in ("accuracy", "latency", "size") if axis in names]
     return tuple(found)
+
+
+def _engine(jobs: int | None, cluster: str | None) -> "Engine":
+    from qmnv3.cli.ablate_engine import Processes
+    from qmnv3.cli.ablate_ray import RayCluster
+    from qmnv3.errors import ClusterError
+
+    if cluster is None:
+        return Processes(jobs or 1)
+    if jobs is not None:
+        raise ClusterError(f"--jobs {jobs}: a cluster takes as many cells as it has CPUs; leave out --jobs")
+    return RayCluster(cluster)
 
 
 def _report(

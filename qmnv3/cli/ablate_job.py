@@ -19,6 +19,9 @@ from qmnv3.environment import cpu_name
 from qmnv3.errors import DataError
 
 DIGITS_SIDE = 64
+_ELSEWHERE = (
+    "done, but nothing came to {}; machines of a cluster must share --out and have the same version of qmnv3"
+)
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,8 @@ def run_ablation(ablation: Ablation, report: Report) -> Outcome:
         for job, failed in ablation.engine.run(attempt, waiting):
             failures |= {f"{job.cell.name}, {axis}": text for axis, text in failed.items()}
             advance(1)
+            if not failed and missing(job):
+                failures[f"{job.cell.name}, files"] = _ELSEWHERE.format(job.folder)
     results = {job.cell.name: known(job) for job in jobs}
     if "latency" in ablation.axes:
         failures |= _measure(ablation, jobs, results, report)
