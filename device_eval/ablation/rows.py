@@ -44,12 +44,11 @@ def rows_of(cells: Sequence[Mapping[str, Any]]) -> list[Row]:
 def _rows(cell: Mapping[str, Any]) -> list[Row]:
     built, latency, accuracy = cell.get("size"), cell.get("latency"), cell.get("accuracy")
     files = built["files"] if built else []
-    forms = [file["form"] for file in files] or sorted(accuracy["top1"] if accuracy else ())
+    forms = [file["form"] for file in files] or list(accuracy["top1"] if accuracy else ())
     rows = []
     for index, form in enumerate(forms):
         precision = form.split()[0]
-        # Accuracy is of the trained network's int8 file: in which form it is exported changes it little.
-        top1 = accuracy["top1"].get(precision) if accuracy else None
+        top1 = accuracy["top1"].get(form) if accuracy else None
         taken = [entry for entry in latency["latencies"] if entry["form"] == form] if latency else []
         rows.append(
             Row(

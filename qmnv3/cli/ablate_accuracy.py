@@ -1,6 +1,6 @@
 """The accuracy of a cell: trained on small images, quantized, and judged by the files exported."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import redirect_stderr
 from dataclasses import asdict
 from pathlib import Path
@@ -8,10 +8,10 @@ from pathlib import Path
 from device_eval.evaluation import evaluate, make_subject
 from device_eval.runners import open_model
 from qmnv3.cli.ablate_cell import CellJob, Record, Result
-from qmnv3.cli.ptq_job import PtqJob, run_ptq
+from qmnv3.cli.ablate_export import FLOAT, export_forms
+from qmnv3.cli.ptq_job import PtqJob
 from qmnv3.cli.train_job import SUMMARY, WEIGHTS, TrainJob, run_train
 from qmnv3.data.folder import find_images
-from qmnv3.export.files import export_run
 from qmnv3.models.checkpoint import save_checkpoint
 from qmnv3.models.network import MobileNet
 from qmnv3.models.weights import load_model
@@ -26,6 +26,7 @@ def accuracy_record(job: CellJob) -> Record:
     settings = {
         **job.cell.network,
         "resolution": _side(job),
+        "lowerings": list(config.lowerings),
         "training": config.training.model_dump(mode="json"),
         "calibration": config.calibration.model_dump(mode="json"),
         "data": str(job.data.resolve()),
@@ -35,7 +36,7 @@ def accuracy_record(job: CellJob) -> Record:
 
 
 def accuracy(job: CellJob) -> Result:
-    """Train the cell from scratch on small images, quantize, and classify the validation images.
+    """Train the cell from scratch on small images, and classify the validation images with each file of it.
 
     What is half done stays in a folder of these settings, and a killed training goes on there.
     """
@@ -49,21 +50,24 @@ def _side(job: CellJob) -> int:
 
 def _measure(job: CellJob, work: Path) -> Result:
     assert job.data is not None and job.val is not None
-    weights, run = _train(job, work), work / "RUN"
-    run_ptq(PtqJob(job.cell.model, weights, job.data, run, job.config.calibration))
-    paths = export_run(run, work / "files", ("float32", "int8"), "tflite")
+    calibration = job.config.calibration
+    # Only the equalized file may have gates: the others are of a RUN calibrated without.
+    without_gates = calibration.equalization.model_copy(update={"max_slowdown": 0.0})
+    plain = calibration.model_copy(update={"equalization": without_gates})
+    equalized = calibration.model_copy(update={"level": max(calibration.level, 2)})
+    start = PtqJob(job.cell.model, _train(job, work), job.data, work, plain)
+    parent, *others = export_forms(start, equalized, job.config.lowerings, work / "files")
     folder = find_images(job.val, classes=True)
-    parent, int8 = (make_subject(open_model(path, "xnnpack"), folder) for path in paths)
-    result = evaluate(folder, int8, parent)
-    assert result.other is not None and result.comparison is not None
-    found = {"float32": result.other.top1, "int8": result.this.top1}
-    difference = result.comparison.difference
-    return {
-        "resolution": _side(job),
-        "images": len(result.paths),
-        "top1": {name: _percent(asdict(value), ("estimate", "low", "high")) for name, value in found.items()},
-        "int8_minus_float": _percent(asdict(difference), ("estimate", "low", "high")),
-    }
+    float32 = make_subject(open_model(parent.path, "xnnpack"), folder)
+    top1, differences = dict[str, Result](), dict[str, Result]()
+    for exported in others:
+        result = evaluate(folder, make_subject(open_model(exported.path, "xnnpack"), folder), float32)
+        assert result.other is not None and result.comparison is not None
+        top1[FLOAT] = _percent(asdict(result.other.top1))
+        top1[exported.form] = _percent(asdict(result.this.top1))
+        differences[exported.form] = _percent(asdict(result.comparison.difference))
+    images = len(result.paths)
+    return {"resolution": _side(job), "images": images, "top1": top1, "int8_minus_float": differences}
 
 
 def _train(job: CellJob, work: Path) -> Path:
@@ -85,5 +89,5 @@ def _train(job: CellJob, work: Path) -> Path:
     return trained / WEIGHTS
 
 
-def _percent(values: Mapping[str, float], names: Sequence[str]) -> dict[str, float]:
-    return {name: 100 * values[name] for name in names}
+def _percent(shares: Mapping[str, float]) -> Result:
+    return {name: 100 * shares[name] for name in ("estimate", "low", "high")}

@@ -14,6 +14,7 @@ import yaml
 from cli_command import ENVIRONMENT, assert_refused, run_main
 from conftest import Cli
 
+from device_eval.latency.structure import structure
 from qmnv3.cli import ablate_job
 from qmnv3.cli.ablate_attempt import attempt
 from qmnv3.cli.ablate_cell import CellJob
@@ -129,14 +130,14 @@ def test_an_interrupted_command_goes_on(tmp_path: Path) -> None:
     assert mtimes(out).items() > first.items() and len(mtimes(out)) == 2
 
 
-def test_accuracy_is_of_a_trained_network(tmp_path: Path, photos: Path) -> None:
+def test_accuracy_is_of_each_file_of_the_trained_network(tmp_path: Path, photos: Path) -> None:
     training = {"epochs": 1, "batch_size": 3, "bn_momentum": 0.5, "workers": 1}
-    calibration = {"level": 0, "images": 4}
     recipe = write_recipe(
         tmp_path / "one.yaml",
         variants=RECIPE["variants"][2:],
+        lowerings=["op", "equalized"],
         training=training,
-        calibration=calibration,
+        calibration={"level": 0, "images": 4},
         training_resolution=32,
     )
     out = tmp_path / "OUT"
@@ -145,9 +146,16 @@ def test_accuracy_is_of_a_trained_network(tmp_path: Path, photos: Path) -> None:
     (cell,) = json.loads((out / "ablation.json").read_text())["cells"]
     found = cell["accuracy"]
     assert found["images"] == 6 and found["resolution"] == 32
-    for top1 in found["top1"].values():
-        assert top1["estimate"] * 6 / 100 == pytest.approx(round(top1["estimate"] * 6 / 100))
-        assert top1["low"] <= top1["estimate"] <= top1["high"]
+    assert list(found["top1"]) == ["float32", "int8 op", "int8 equalized"]
+    for form, top1 in found["top1"].items():
+        [folder] = out.glob(f"cells/{CELL}/training-*/files/{form.replace(' ', '_')}")
+        [file] = folder.iterdir()
+        assert run_main("eval", file, "--data", photos, "--json", tmp_path / "eval.json") == 0
+        evaluated = json.loads((tmp_path / "eval.json").read_text())["top1"]
+        assert top1 == {name: pytest.approx(100 * evaluated[name]) for name in ("estimate", "low", "high")}
+        if form.startswith("int8"):
+            assert structure(file).op_counts.get("HARD_SWISH", 0) == (19 if form == "int8 op" else 0)
+    assert set(found["int8_minus_float"]) == {"int8 op", "int8 equalized"}
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,13 @@ LATENCY = {
     ]
 }
 TOP1 = {"estimate": 80.0, "low": 78.0, "high": 82.0}
-ACCURACY = {"top1": {"float32": {**TOP1, "estimate": 81.0}, "int8": TOP1}}
+ACCURACY = {
+    "top1": {
+        "float32": {**TOP1, "estimate": 81.0},
+        "int8 add-mul": TOP1,
+        "int8 op": {**TOP1, "estimate": 79.0},
+    }
+}
 
 
 @pytest.mark.parametrize(
@@ -94,6 +100,7 @@ def test_the_table_has_a_row_for_every_file() -> None:
     }
     assert table[2]["LiteRT xnnpack ms (ratio)"] == "~8.80"
     assert table[0]["paper Pixel 1 ms"] == "66" and table[0]["top-1 %"].startswith("81.0")
+    assert table[2]["top-1 %"].startswith("79.0")
 
 
 def test_columns_without_figures_are_left_out() -> None:
