@@ -45,8 +45,9 @@ def points(rows: Sequence[Row], *, measured: bool, accuracy: bool) -> dict[str, 
             height = None if row.madds is None else row.madds / 1e6
         if latency is None or height is None or not row.form.startswith("int8"):
             continue
-        key = row.curve, row.width, row.resolution
-        fastest[key] = min(fastest.get(key, (latency, height)), (latency, height))
+        for curve in row.curves:
+            key = curve, row.width, row.resolution
+            fastest[key] = min(fastest.get(key, (latency, height)), (latency, height))
     curves: dict[str, list[tuple[float, float]]] = {}
     for (curve, _, _), point in fastest.items():
         curves.setdefault(curve, []).append(point)
@@ -69,7 +70,8 @@ def _papers(axes: Any, rows: Sequence[Row]) -> None:
     curves: dict[str, set[tuple[float, float]]] = {}
     for row in rows:
         if row.paper is not None and row.form == "float32":
-            curves.setdefault(row.curve, set()).add((row.paper.pixel1_ms, row.paper.top1_percent))
+            for curve in row.curves:
+                curves.setdefault(curve, set()).add((row.paper.pixel1_ms, row.paper.top1_percent))
     for marker, (curve, found) in zip(MARKERS * (1 + len(curves)), curves.items(), strict=False):
         axes.plot(*zip(*sorted(found), strict=True), marker=marker, label=curve)
     axes.set_title("the paper, float, Pixel 1, ImageNet")

@@ -20,7 +20,7 @@ class Row:
     """
 
     variant: str
-    curve: str
+    curves: tuple[str, ...]
     width: float
     resolution: int
     form: str
@@ -53,7 +53,7 @@ def _rows(cell: Mapping[str, Any]) -> list[Row]:
         rows.append(
             Row(
                 cell["variant"],
-                cell["curve"],
+                tuple(cell["curves"]),
                 cell["width"],
                 cell["resolution"],
                 form,

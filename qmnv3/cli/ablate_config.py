@@ -4,7 +4,7 @@ import difflib
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Annotated, Any, Literal, cast
 
@@ -86,14 +86,14 @@ class AblationConfig(_Strict):
 
 @dataclass(frozen=True)
 class Cell:
-    """One network of an ablation. Plain types, so that it can go to another process."""
+    """One network of an ablation, on one curve of the plot or several."""
 
     variant: str
     model: str
     options: Mapping[str, Any]
     width: float
     resolution: int
-    curve: str
+    curves: tuple[str, ...]
     claim: str | None = None
 
     @property
@@ -124,9 +124,10 @@ def cells(config: AblationConfig) -> tuple[Cell, ...]:
         curve = variant.name if len(config.sizes) == 1 else f"{variant.name}, {_along(sizes)}"
         for width, resolution in product(sizes.widths, sizes.resolutions):
             options = dict(variant.options)
-            cell = Cell(variant.name, variant.model, options, width, resolution, curve, variant.claim)
+            cell = Cell(variant.name, variant.model, options, width, resolution, (curve,), variant.claim)
             model_config(cell.model, cell.model_options)
-            found.setdefault(cell.name, cell)
+            known = found[cell.name].curves if cell.name in found else ()
+            found[cell.name] = replace(cell, curves=tuple(dict.fromkeys((*known, curve))))
     return tuple(found.values())
 
 

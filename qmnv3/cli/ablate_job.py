@@ -1,7 +1,7 @@
 """The whole of `qmnv3 ablate`: cells in other processes, then latency in this, one cell at a time."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ from device_eval.latency import Plan
 from device_eval.latency.result import Device, Report
 from qmnv3.cli.ablate_attempt import attempt, known, missing
 from qmnv3.cli.ablate_cell import CellJob, reason
-from qmnv3.cli.ablate_config import AblationConfig, Axis, Cell, cells
+from qmnv3.cli.ablate_config import AblationConfig, Axis, cells
 from qmnv3.cli.ablate_engine import Engine
 from qmnv3.cli.ablate_latency import latency
 from qmnv3.cli.progress import progress
@@ -74,7 +74,7 @@ def run_ablation(ablation: Ablation, report: Report) -> Outcome:
     if "latency" in ablation.axes:
         failures |= _measure(ablation, jobs, results, report)
     listed = (job.cell for job in jobs)
-    return Outcome(tuple({**_plain(cell), **results[cell.name]} for cell in listed), failures)
+    return Outcome(tuple({**asdict(cell), **results[cell.name]} for cell in listed), failures)
 
 
 def _jobs(ablation: Ablation) -> list[CellJob]:
@@ -113,15 +113,3 @@ def _measure(
                     failures[f"{job.cell.name}, latency"] = reason(error)
             advance(1)
     return failures
-
-
-def _plain(cell: Cell) -> dict[str, Any]:
-    return {
-        "variant": cell.variant,
-        "model": cell.model,
-        "options": dict(cell.options),
-        "width": cell.width,
-        "resolution": cell.resolution,
-        "curve": cell.curve,
-        "claim": cell.claim,
-    }

@@ -34,7 +34,7 @@ def cell(
         "options": options,
         "width": width,
         "resolution": 224,
-        "curve": variant,
+        "curves": [variant],
         "claim": None,
         "size": {"madds": madds, "params": 5_400_000, "files": files},
         **more,
@@ -137,6 +137,15 @@ def test_the_curve_takes_the_fastest_int8_file() -> None:
     assert points(rows, measured=True, accuracy=False) == {"V3": [(1.5, 69.0), (3.3, 217.0)]}
     assert points(rows, measured=True, accuracy=True) == {"V3": [(3.3, 80.0)]}
     assert points(rows, measured=False, accuracy=False) == {"V3": [(9.0, 69.0), (9.0, 217.0)]}
+
+
+def test_a_network_may_be_on_several_curves() -> None:
+    both = {**cell("V3", {}, 217_000_000), "curves": ["widths", "resolutions"]}
+    narrow = {**cell("V3", {}, 69_000_000, 0.5), "curves": ["widths"]}
+    assert points(rows_of([both, narrow]), measured=False, accuracy=False) == {
+        "widths": [(9.0, 69.0), (9.0, 217.0)],
+        "resolutions": [(9.0, 217.0)],
+    }
 
 
 def test_the_plot_names_curves_and_says_what_is_predicted(tmp_path: Path) -> None:
