@@ -125,13 +125,14 @@ def _report(
     recipe: dict[str, object],
     out: Path,
 ) -> None:
-    from device_eval.ablation import claims, rows_of, to_markdown, write_plot
+    from device_eval.ablation import claims, notes_of, rows_of, to_markdown, write_plot
     from qmnv3.environment import environment
     from qmnv3.files import atomic_file, write_json
 
     rows, claimed = rows_of(cells), claims(cells)
     _print(rows)
-    for line in claimed:
+    notes = [f"[{number}] {note}" for number, note in enumerate(notes_of(rows), 1)]
+    for line in (*notes, *claimed):
         typer.echo(line)
     content = {"cells": list(cells), "failures": failures, "resolved_recipe": recipe}
     write_json(

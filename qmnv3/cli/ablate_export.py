@@ -94,16 +94,19 @@ def _forms(graph: QuantGraph, lowerings: Sequence[str]) -> list[tuple[str, str]]
 
 
 def _file(exported: Exported, folder: Path) -> Result:
-    parts = structure(exported.path)
-    prediction = predict_graph(load_run_graph(exported.run, exported.form.split()[0]), exported.path)
-    pixel1 = next(device for device in prediction.devices if device.pixel == 1)
+    path, parts = exported.path, structure(exported.path)
+    prediction = predict_graph(load_run_graph(exported.run, exported.form.split()[0]), path)
+    partitions = parts.partitions
+    assert partitions is not None
     return {
         "form": exported.form,
-        "file": str(exported.path.relative_to(folder)),
+        "file": str(path.relative_to(folder)),
         "size_bytes": parts.size_bytes,
         "arena_bytes": parts.arena_bytes,
-        "partitions": parts.partitions.count if parts.partitions else None,
+        "partitions": partitions.count,
+        # XNNPACK's reason; then there are no partitions.
+        "refused": partitions.refused and partitions.refused.removeprefix(f"{path}: "),
         "op_counts": parts.op_counts,
-        "predicted_pixel1_ms": pixel1.predicted_ms,
         "predicted": [device.to_json() for device in prediction.devices],
+        "notes": list(prediction.notes),
     }

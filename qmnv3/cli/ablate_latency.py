@@ -35,7 +35,11 @@ def latency(
             entry["ratio"] = entry["p50_us"] / first[entry["runtime"]] if entry["runtime"] in first else None
             # Those to whatever file came first say nothing here.
             del entry["ratio_p50"], entry["path"]
-        refusals = [f"{files.get(r.path, 'baseline')}: {r.reason}" for r in measured.measurement.refusals]
+        refusals = [
+            {"form": files[r.path], "runtime": r.runtime, "reason": r.reason.removeprefix(f"{r.path}: ")}
+            for r in measured.measurement.refusals
+            if r.path in files
+        ]
         conditions = dict(measured.measurement.conditions)
         return {"latencies": taken, "refusals": refusals, "conditions": conditions}
 

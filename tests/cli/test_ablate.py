@@ -69,6 +69,7 @@ def test_each_lowering_is_exported_and_timed(ablated: tuple[Path, Path, int]) ->
     _, op, add_mul = v3["size"]["files"]
     assert op["op_counts"]["HARD_SWISH"] == 19 and "HARD_SWISH" not in add_mul["op_counts"]
     assert op["partitions"] > add_mul["partitions"] == 1
+    assert all("fitted to only 4 published" in file["notes"][-1] for file in (op, add_mul))
     timed = {(entry["form"], entry["runtime"]) for entry in v3["latency"]["latencies"]}
     kernels = ("LiteRT xnnpack", "LiteRT builtin")
     assert timed == {(file["form"], kernel) for file in v3["size"]["files"] for kernel in kernels}
