@@ -1,5 +1,6 @@
 """Latency on a phone: TFLite's benchmark_model, sent there by adb and run on one big core."""
 
+import hashlib
 import shlex
 import time
 from collections.abc import Callable, Sequence
@@ -102,6 +103,14 @@ class Android:
             "waited_s": session.waited_s,
         }
         return Measurement(latencies, tuple(refusals), conditions)
+
+    def identity(self) -> dict[str, str]:
+        """Serial number, model, Android; SHA-256 of the program. DeviceError when the phone is gone."""
+        found = self._facts()
+        facts = {name: found[name] for name in ("serial", "model", "android")}
+        with self.program.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return {"name": f"{facts['model']} ({facts['serial']})", **facts, "benchmark_model": digest}
 
     def _facts(self) -> dict[str, Any]:
         names = ("ro.product.model", "ro.build.version.release", "ro.product.cpu.abilist")

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from device_eval.ablation import Row
     from qmnv3.cli.ablate_config import Axis
     from qmnv3.cli.ablate_engine import Engine
+    from qmnv3.cli.ablate_job import Outcome
 
 EXAMPLES = """
 Build every network of a recipe, export it in each lowering, and compare accuracy, latency and size in one
@@ -75,15 +76,15 @@ def command(
     where = find_device(device, benchmark_model, 180.0)
     trained_on = data if "accuracy" in chosen else None
     plan = Plan(runs=runs, warmup=warmup)
-    ablation = Ablation(config, chosen, out, where, device, _engine(jobs, cluster), plan, trained_on, val)
+    ablation = Ablation(config, chosen, out, where, _engine(jobs, cluster), plan, trained_on, val)
     outcome = run_ablation(ablation, Report(note=lambda text: typer.echo(f"note: {text}", err=True)))
     settings: dict[str, object] = {
         "recipe": recipe,
         "axes": list(chosen),
         "data": trained_on and str(trained_on),
-        "device": ablation.where,
+        "device": outcome.device,
     }
-    _report(outcome.cells, outcome.failures, settings, config.model_dump(mode="json"), out)
+    _report(outcome, settings, config.model_dump(mode="json"), out)
     if outcome.failures:
         raise typer.Exit(1)
 
@@ -118,17 +119,12 @@ def _engine(jobs: int | None, cluster: str | None) -> "Engine":
     return RayCluster(cluster)
 
 
-def _report(
-    cells: "tuple[dict[str, object], ...]",
-    failures: dict[str, str],
-    settings: dict[str, object],
-    recipe: dict[str, object],
-    out: Path,
-) -> None:
+def _report(outcome: "Outcome", settings: dict[str, object], recipe: dict[str, object], out: Path) -> None:
     from device_eval.ablation import claims, notes_of, rows_of, to_markdown, write_plot
     from qmnv3.environment import environment
     from qmnv3.files import atomic_file, write_json
 
+    cells, failures, device = outcome.cells, outcome.failures, outcome.device
     rows, claimed = rows_of(cells), claims(cells)
     _print(rows)
     notes = [f"[{number}] {note}" for number, note in enumerate(notes_of(rows), 1)]
@@ -139,7 +135,7 @@ def _report(
         out / "ablation.json", {"command": "ablate", **settings, "environment": environment(), **content}
     )
     with atomic_file(out / "ablation.md") as temporary:
-        text = to_markdown(rows, failures, str(settings["device"]), claimed)
+        text = to_markdown(rows, failures, device["name"] if device else "", claimed)
         temporary.write_text(text, encoding="utf-8")
     if write_plot(rows, out / "ablation.svg"):
         typer.echo(f"{out}: ablation.json, ablation.md, ablation.svg")

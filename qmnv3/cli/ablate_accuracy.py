@@ -22,15 +22,13 @@ from qmnv3.training.loop import CHECKPOINTS
 def accuracy_record(job: CellJob) -> Record:
     """Where the cell's accuracy is kept."""
     config = job.config
-    assert job.data is not None and job.val is not None
     settings = {
         **job.cell.network,
         "resolution": _side(job),
         "lowerings": list(config.lowerings),
         "training": config.training.model_dump(mode="json"),
         "calibration": config.calibration.model_dump(mode="json"),
-        "data": str(job.data.resolve()),
-        "val": str(job.val.resolve()),
+        "images": dict(job.images),
     }
     return Record(job.folder, "accuracy", settings)
 

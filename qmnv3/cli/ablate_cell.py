@@ -1,8 +1,8 @@
 """One cell of an ablation, and what is known of it: a JSON file of its own for each axis."""
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ Failures = dict[str, str]
 @dataclass(frozen=True)
 class CellJob:
     """What to find out about a cell. `digits` are images for networks that are not trained; `data` is for
-    those that are (None without the accuracy axis). Results go to a folder of the cell's below `out`.
+    those that are (None without the accuracy axis), `images` what tells them from others. Results go to a
+    folder of the cell's below `out`.
 
     Paths are absolute: whatever process takes the job may be in another folder.
     """
@@ -31,6 +32,7 @@ class CellJob:
     digits: Path
     data: Path | None = None
     val: Path | None = None
+    images: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -66,10 +68,12 @@ class Record:
             return None
         return result if whole else None
 
-    def read_or_make(self, make: Callable[[], Result]) -> Result:
-        """What is kept, else what `make` finds, which is then kept."""
+    def read_or_make(
+        self, make: Callable[[], Result], poor: Callable[[Result], bool] = lambda result: False
+    ) -> Result:
+        """What is kept unless it is `poor`, else what `make` finds, which is then kept."""
         result = self.read()
-        if result is None:
+        if result is None or poor(result):
             result = make()
             kept = {"fingerprint": self.fingerprint, "settings": self.settings, "result": result}
             write_json(self._path, kept)

@@ -15,7 +15,7 @@ from qmnv3.cli.ablate_latency import latency
 from qmnv3.cli.progress import progress
 from qmnv3.cli.training_data import find_training_data
 from qmnv3.data.digits import write_digits
-from qmnv3.environment import cpu_name
+from qmnv3.data.folder import find_images, listing_sha256
 from qmnv3.errors import DataError
 
 DIGITS_SIDE = 64
@@ -32,24 +32,22 @@ class Ablation:
     axes: tuple[Axis, ...]
     out: Path
     device: Device
-    device_name: str
     engine: Engine
     plan: Plan = field(default_factory=Plan)
     data: Path | None = None
     val: Path | None = None
 
-    @property
-    def where(self) -> str:
-        """The device in words: "host" is another on another machine."""
-        return cpu_name() if self.device_name == "host" else self.device_name
-
 
 @dataclass(frozen=True)
 class Outcome:
-    """Finished cells in the recipe's order as plain JSON types, and reasons of failure by cell and axis."""
+    """Finished cells in the recipe's order as plain JSON types, and reasons of failure by cell and axis.
+
+    `device` is the identity of what measured latency, None without that axis.
+    """
 
     cells: tuple[dict[str, Any], ...]
     failures: dict[str, str]
+    device: dict[str, str] | None
 
 
 def run_ablation(ablation: Ablation, report: Report) -> Outcome:
@@ -58,6 +56,7 @@ def run_ablation(ablation: Ablation, report: Report) -> Outcome:
     Raises a QmnError for a recipe that names no network, and for images that cannot be used.
     """
     jobs = _jobs(ablation)
+    device = ablation.device.identity() if "latency" in ablation.axes else None
     if any(axis in ablation.axes for axis in ("size", "latency")):
         digits = jobs[0].digits
         if not digits.is_dir():
@@ -71,26 +70,31 @@ def run_ablation(ablation: Ablation, report: Report) -> Outcome:
             if not failed and missing(job):
                 failures[f"{job.cell.name}, files"] = _ELSEWHERE.format(job.folder)
     results = {job.cell.name: known(job) for job in jobs}
-    if "latency" in ablation.axes:
-        failures |= _measure(ablation, jobs, results, report)
+    if device is not None:
+        failures |= _measure(ablation, device, jobs, results, report)
     listed = (job.cell for job in jobs)
-    return Outcome(tuple({**asdict(cell), **results[cell.name]} for cell in listed), failures)
+    return Outcome(tuple({**asdict(cell), **results[cell.name]} for cell in listed), failures, device)
 
 
 def _jobs(ablation: Ablation) -> list[CellJob]:
-    data, val = ablation.data, ablation.val
+    data, val, images = ablation.data, ablation.val, dict[str, str]()
     if data is not None:
-        if find_training_data(data, val, labels=True).val is None:
+        found = find_training_data(data, val, labels=True)
+        if found.val is None:
             raise DataError(f"{data}: accuracy needs images to judge by; add {data}/val or give --val")
-        val = val or data / "val"
-        data = data / "train" if (data / "train").is_dir() else data
+        data, val = Path(found.train.root).resolve(), Path(found.val.root).resolve()
+        folders = {"train": find_images(data, classes=True), "val": find_images(val, classes=True)}
+        images = {name: listing_sha256(folder) for name, folder in folders.items()}
     config, axes, out = ablation.config, ablation.axes, ablation.out.resolve()
-    data, val = (path and path.resolve() for path in (data, val))
-    return [CellJob(cell, config, axes, out, out / "digits", data, val) for cell in cells(config)]
+    return [CellJob(cell, config, axes, out, out / "digits", data, val, images) for cell in cells(config)]
 
 
 def _measure(
-    ablation: Ablation, jobs: Sequence[CellJob], results: dict[str, dict[str, Any]], report: Report
+    ablation: Ablation,
+    device: dict[str, str],
+    jobs: Sequence[CellJob],
+    results: dict[str, dict[str, Any]],
+    report: Report,
 ) -> dict[str, str]:
     """Adds latencies to `results`; returns failures. One cell at a time, when nothing else runs here."""
     first, failures = ablation.config.variants[0].name, {}
@@ -105,7 +109,7 @@ def _measure(
                         job,
                         baseline if comparable else None,
                         ablation.device,
-                        ablation.where,
+                        device,
                         ablation.plan,
                         report,
                     )

@@ -1,5 +1,6 @@
 """The latency of a cell: its files in turns, and in turns with what they are compared with."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,9 +11,17 @@ from qmnv3.cli.ablate_export import FLOAT, size
 
 
 def latency(
-    job: CellJob, baseline: CellJob | None, device: Device, where: str, plan: Plan, report: Report
+    job: CellJob,
+    baseline: CellJob | None,
+    device: Device,
+    identity: Mapping[str, str],
+    plan: Plan,
+    report: Report,
 ) -> Result:
-    """Time the cell's files, and in turns with them the first int8 file of `baseline`; ratios are to it."""
+    """Time the cell's files, and in turns with them the first int8 file of `baseline`; ratios are to it.
+
+    What was noisy when it was measured before is measured again. `identity` is the device's.
+    """
     files = {job.folder / file["file"]: file["form"] for file in size(job)["files"]}
     reference = None
     if baseline is not None:
@@ -22,7 +31,7 @@ def latency(
         "lowerings": list(job.config.lowerings),
         "baseline": None if baseline is None else baseline.cell.network,
         "plan": asdict(plan),
-        "device": where,
+        "device": dict(identity),
     }
 
     def measure() -> Result:
@@ -43,4 +52,8 @@ def latency(
         conditions = dict(measured.measurement.conditions)
         return {"latencies": taken, "refusals": refusals, "conditions": conditions}
 
-    return Record(job.folder, "latency", settings).read_or_make(measure)
+    return Record(job.folder, "latency", settings).read_or_make(measure, _noisy)
+
+
+def _noisy(result: Result) -> bool:
+    return any(entry["verdict"].startswith("noisy") for entry in result["latencies"])

@@ -2,10 +2,13 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +17,15 @@ import yaml
 from cli_command import ENVIRONMENT, assert_refused, run_main
 from conftest import Cli
 
+from device_eval.latency import Plan
+from device_eval.latency.result import Latency, Measurement, Refusal, Report
 from device_eval.latency.structure import structure
 from qmnv3.cli import ablate_job
 from qmnv3.cli.ablate_attempt import attempt
 from qmnv3.cli.ablate_cell import CellJob
+from qmnv3.cli.ablate_config import AblationConfig, cells
+from qmnv3.cli.ablate_latency import latency
+from recipes import load_recipe
 
 RECIPE: dict[str, Any] = {
     "variants": [
@@ -85,6 +93,43 @@ def test_what_is_finished_is_kept_and_what_is_damaged_is_not(ablated: tuple[Path
     assert run_main("ablate", recipe, "--out", out, "--runs", 3, "--warmup", 1) == 1
     after = mtimes(out)
     assert [name for name in before if before[name] != after[name]] == [f"cells/{CELL}/latency.json"]
+
+
+@dataclass
+class StandIn:
+    """A device that says at once, and counts, what it was told to say."""
+
+    noisy: bool = True
+    calls: int = 0
+
+    def identity(self) -> dict[str, str]:
+        return {"name": "stand-in"}
+
+    def measure(self, paths: Sequence[Path], plan: Plan, report: Report) -> Measurement:
+        self.calls += 1
+        reason = "throttled" if self.noisy else None
+        taken = tuple(Latency(path, "any", (5.0,) * 40, disturbance=reason) for path in paths[:-1])
+        return Measurement(taken, (Refusal(paths[-1], "any", f"{paths[-1]}: too wide"),))
+
+
+def test_noisy_latency_is_measured_again_and_steady_kept(
+    ablated: tuple[Path, Path, int], tmp_path: Path
+) -> None:
+    out, config = tmp_path / "OUT", load_recipe(str(ablated[0]), AblationConfig)
+    shutil.copytree(ablated[1], out)
+    job = CellJob(cells(config)[-1], config, ("latency",), out, out / "digits")
+    device = StandIn()
+
+    def measure(**identity: str) -> dict[str, Any]:
+        return latency(job, None, device, {**device.identity(), **identity}, Plan(), Report())
+
+    assert {entry["verdict"] for entry in measure()["latencies"]} == {"noisy: throttled"}
+    device.noisy = False
+    assert measure() == measure()
+    assert device.calls == 2
+    assert measure()["refusals"] == [{"form": "int8 add-mul", "runtime": "any", "reason": "too wide"}]
+    measure(serial="another phone")
+    assert device.calls == 3
 
 
 def dying(job: CellJob) -> dict[str, str]:

@@ -94,7 +94,7 @@ class Elsewhere:
 
 def test_results_that_do_not_come_back_are_a_failure(tmp_path: Path) -> None:
     config = AblationConfig.model_validate({**RECIPE, "variants": RECIPE["variants"][:1]})
-    ablation = Ablation(config, ("size",), tmp_path, Host(), "host", Elsewhere())
+    ablation = Ablation(config, ("size",), tmp_path, Host(), Elsewhere())
     failures = run_ablation(ablation, Report()).failures
     assert list(failures) == ["relu-0.25-32, files"]
     assert "must share --out" in failures["relu-0.25-32, files"]
