@@ -4,17 +4,21 @@ from collections.abc import Mapping
 from contextlib import redirect_stderr
 from dataclasses import asdict
 from pathlib import Path
+from typing import cast
 
 from device_eval.evaluation import evaluate, make_subject
 from device_eval.runners import open_model
 from qmnv3.cli.ablate_cell import CellJob, Record, Result
+from qmnv3.cli.ablate_config import Cell
 from qmnv3.cli.ablate_export import FLOAT, export_forms
 from qmnv3.cli.ptq_job import PtqJob
 from qmnv3.cli.train_job import SUMMARY, WEIGHTS, TrainJob, run_train
 from qmnv3.data.folder import find_images
+from qmnv3.errors import WeightsError
 from qmnv3.models.checkpoint import save_checkpoint
+from qmnv3.models.config import ModelOptions, model_config
 from qmnv3.models.network import MobileNet
-from qmnv3.models.weights import load_model
+from qmnv3.models.weights import LoadedModel, load_model
 from qmnv3.training.checkpoints import LAST
 from qmnv3.training.loop import CHECKPOINTS
 
@@ -28,18 +32,40 @@ def accuracy_record(job: CellJob) -> Record:
         "lowerings": list(config.lowerings),
         "training": config.training.model_dump(mode="json"),
         "calibration": config.calibration.model_dump(mode="json"),
-        "images": dict(job.images),
+        "inputs": dict(job.inputs),
     }
     return Record(job.folder, "accuracy", settings)
 
 
 def accuracy(job: CellJob) -> Result:
-    """Train the cell from scratch on small images, and classify the validation images with each file of it.
+    """Train the cell on small images, and classify the validation images with each file of it.
 
     What is half done stays in a folder of these settings, and a killed training goes on there.
     """
     record = accuracy_record(job)
     return record.read_or_make(lambda: _measure(job, job.folder / f"training-{record.fingerprint[:8]}"))
+
+
+def untrained(cell: Cell, resolution: int, seed: int) -> LoadedModel:
+    """What training starts from: exactly the cell's network, whatever its weights' file says of itself.
+
+    The classifier is always begun anew. WeightsError when the file cannot be read or does not fit.
+    """
+    if cell.weights is None:
+        return load_model(cell.model, resolution=resolution, seed=seed, **cell.model_options)
+    config = model_config(cell.model, cell.model_options)
+    options = {name: value for name, value in config.to_json().items() if name not in ("name", "num_classes")}
+    try:
+        return load_model(
+            cell.model,
+            Path(cell.weights),
+            new_classifier=config.num_classes,
+            resolution=resolution,
+            seed=seed,
+            **cast(ModelOptions, options),
+        )
+    except WeightsError as error:
+        raise WeightsError(f"variant {cell.variant} at width {cell.width:g}: {error}") from error
 
 
 def _side(job: CellJob) -> int:
@@ -73,7 +99,7 @@ def _train(job: CellJob, work: Path) -> Path:
     cell, config, trained = job.cell, job.config.training, work / "trained"
     assert job.data is not None and job.val is not None
     if not (trained / SUMMARY).is_file():
-        loaded = load_model(cell.model, resolution=_side(job), seed=config.seed, **cell.model_options)
+        loaded = untrained(cell, _side(job), config.seed)
         assert isinstance(loaded.model, MobileNet)
         initial = work / "initial.safetensors"
         save_checkpoint(initial, loaded.model, loaded.preprocessing)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import product
+from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
@@ -27,12 +28,14 @@ class _Strict(BaseModel):
 class Variant(_Strict):
     """A network: a built-in `model` with `options` (see `ModelConfig`; not the width, that is in `sizes`).
 
-    `claim` names a component that the first variant has and this one lacks, as in the paper's statements.
+    Training starts from `weights`, a checkpoint of this very network, or from scratch. `claim` names a
+    component that the first variant has and this one lacks, as in the paper's statements.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9@._+-]*$")]
     model: str
     options: dict[str, JsonValue] = {}
+    weights: Path | None = None
     claim: str | None = None
 
     @field_validator("options")
@@ -95,6 +98,7 @@ class Cell:
     resolution: int
     curves: tuple[str, ...]
     claim: str | None = None
+    weights: str | None = None
 
     @property
     def name(self) -> str:
@@ -123,8 +127,16 @@ def cells(config: AblationConfig) -> tuple[Cell, ...]:
     for variant, sizes in product(config.variants, config.sizes):
         curve = variant.name if len(config.sizes) == 1 else f"{variant.name}, {_along(sizes)}"
         for width, resolution in product(sizes.widths, sizes.resolutions):
-            options = dict(variant.options)
-            cell = Cell(variant.name, variant.model, options, width, resolution, (curve,), variant.claim)
+            cell = Cell(
+                variant.name,
+                variant.model,
+                dict(variant.options),
+                width,
+                resolution,
+                (curve,),
+                variant.claim,
+                str(variant.weights.resolve()) if variant.weights else None,
+            )
             model_config(cell.model, cell.model_options)
             known = found[cell.name].curves if cell.name in found else ()
             found[cell.name] = replace(cell, curves=tuple(dict.fromkeys((*known, curve))))

@@ -7,9 +7,10 @@ from typing import Any
 
 from device_eval.latency import Plan
 from device_eval.latency.result import Device, Report
+from qmnv3.cli.ablate_accuracy import untrained
 from qmnv3.cli.ablate_attempt import attempt, known, missing
 from qmnv3.cli.ablate_cell import CellJob, reason
-from qmnv3.cli.ablate_config import AblationConfig, Axis, cells
+from qmnv3.cli.ablate_config import AblationConfig, Axis, Cell, cells
 from qmnv3.cli.ablate_engine import Engine
 from qmnv3.cli.ablate_latency import latency
 from qmnv3.cli.progress import progress
@@ -17,6 +18,7 @@ from qmnv3.cli.training_data import find_training_data
 from qmnv3.data.digits import write_digits
 from qmnv3.data.folder import find_images, listing_sha256
 from qmnv3.errors import DataError
+from qmnv3.files import file_sha256
 
 DIGITS_SIDE = 64
 _ELSEWHERE = (
@@ -53,7 +55,7 @@ class Outcome:
 def run_ablation(ablation: Ablation, report: Report) -> Outcome:
     """Find out what is not known yet about every cell; one that fails does not stop the others.
 
-    Raises a QmnError for a recipe that names no network, and for images that cannot be used.
+    Raises a QmnError for a recipe that names no network, and for images or weights that cannot be used.
     """
     jobs = _jobs(ablation)
     device = ablation.device.identity() if "latency" in ablation.axes else None
@@ -77,16 +79,27 @@ def run_ablation(ablation: Ablation, report: Report) -> Outcome:
 
 
 def _jobs(ablation: Ablation) -> list[CellJob]:
-    data, val, images = ablation.data, ablation.val, dict[str, str]()
+    data, val, inputs = ablation.data, ablation.val, dict[str, str]()
     if data is not None:
         found = find_training_data(data, val, labels=True)
         if found.val is None:
             raise DataError(f"{data}: accuracy needs images to judge by; add {data}/val or give --val")
         data, val = Path(found.train.root).resolve(), Path(found.val.root).resolve()
         folders = {"train": find_images(data, classes=True), "val": find_images(val, classes=True)}
-        images = {name: listing_sha256(folder) for name, folder in folders.items()}
+        inputs = {name: listing_sha256(folder) for name, folder in folders.items()}
     config, axes, out = ablation.config, ablation.axes, ablation.out.resolve()
-    return [CellJob(cell, config, axes, out, out / "digits", data, val, images) for cell in cells(config)]
+    return [
+        CellJob(cell, config, axes, out, out / "digits", data, val, {**inputs, **_weights(cell)})
+        for cell in cells(config)
+    ]
+
+
+def _weights(cell: Cell) -> dict[str, str]:
+    """The SHA-256 of what the cell's training starts from; refused here, not when its turn comes."""
+    if cell.weights is None:
+        return {}
+    untrained(cell, cell.resolution, 0)
+    return {"weights": file_sha256(Path(cell.weights))}
 
 
 def _measure(

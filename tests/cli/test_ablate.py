@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from cli_command import ENVIRONMENT, assert_refused, run_main
 from conftest import Cli
+from safetensors.torch import load_file
 
 from device_eval.latency import Plan
 from device_eval.latency.result import Latency, Measurement, Refusal, Report
@@ -25,6 +27,9 @@ from qmnv3.cli.ablate_attempt import attempt
 from qmnv3.cli.ablate_cell import CellJob
 from qmnv3.cli.ablate_config import AblationConfig, cells
 from qmnv3.cli.ablate_latency import latency
+from qmnv3.models.checkpoint import save_checkpoint
+from qmnv3.models.network import MobileNet
+from qmnv3.models.weights import load_model
 from recipes import load_recipe
 
 RECIPE: dict[str, Any] = {
@@ -176,11 +181,34 @@ def test_an_interrupted_command_goes_on(tmp_path: Path) -> None:
     assert mtimes(out).items() > first.items() and len(mtimes(out)) == 2
 
 
-def test_accuracy_is_of_each_file_of_the_trained_network(tmp_path: Path, photos: Path) -> None:
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of V3-Small at width 0.25, made with ReLU everywhere."""
+    path = tmp_path_factory.mktemp("started") / "relu.safetensors"
+    loaded = load_model("small", seed=7, width=0.25, nonlinearity="relu", num_classes=5)
+    assert isinstance(loaded.model, MobileNet)
+    save_checkpoint(path, loaded.model, loaded.preprocessing)
+    return path
+
+
+def test_weights_that_do_not_fit_are_refused_before_anything_is_done(
+    cli: Cli, tmp_path: Path, started: Path
+) -> None:
+    for weights, options, texts in (
+        (started, {"stem_width": 64}, ["variant V3 at width 0.25", "relu.safetensors", "model=small"]),
+        (tmp_path / "none.pth", {}, ["none.pth", "no such checkpoint"]),
+    ):
+        variant = {"name": "V3", "model": "small", "weights": str(weights), "options": options}
+        recipe, out = write_recipe(tmp_path / "bad.yaml", variants=[variant]), tmp_path / "OUT"
+        assert_refused(cli("ablate", recipe, "--out", out), *texts)
+        assert not out.exists()
+
+
+def test_accuracy_is_of_each_file_of_the_trained_network(tmp_path: Path, photos: Path, started: Path) -> None:
     training = {"epochs": 1, "batch_size": 3, "bn_momentum": 0.5, "workers": 1}
     recipe = write_recipe(
         tmp_path / "one.yaml",
-        variants=RECIPE["variants"][2:],
+        variants=[{"name": "V3", "model": "small", "weights": str(started)}],
         lowerings=["op", "equalized"],
         training=training,
         calibration={"level": 0, "images": 4},
@@ -202,6 +230,9 @@ def test_accuracy_is_of_each_file_of_the_trained_network(tmp_path: Path, photos:
         if form.startswith("int8"):
             assert structure(file).op_counts.get("HARD_SWISH", 0) == (19 if form == "int8 op" else 0)
     assert set(found["int8_minus_float"]) == {"int8 op", "int8 equalized"}
+    [initial] = out.glob(f"cells/{CELL}/training-*/initial.safetensors")
+    given, state = load_file(started), load_file(initial)
+    assert all(torch.equal(state[key], given[key]) for key in given if not key.startswith("classifier."))
 
 
 @pytest.mark.parametrize(
