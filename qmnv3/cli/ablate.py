@@ -15,11 +15,13 @@ EXAMPLES = """
 Build every network of a recipe, export it in each lowering, and compare accuracy, latency and size in one
 table and one plot, beside the MobileNetV3 paper's figures.
 
-Latency and size need no training: weights do not change speed. Accuracy is of a small proxy trained from
-scratch on --data. Whatever is finished is kept in OUT: a killed command, given again, goes on. Pixel
-latencies are predicted, not measured. Recipes: placement (Table 5, Figure 8), components (Figure 9),
-multiplier_resolution (Figure 7). With --cluster every machine must see OUT and the images under the same
-path; latency is measured where the command runs.
+Latency and size need no training: weights do not change speed. Accuracy is of a small proxy trained on
+--data, from scratch or a variant's weights. Whatever is finished is kept in OUT: a killed command, given
+again, goes on; noisy latencies are measured again. Pixel latencies are predicted, not measured.
+
+With --cluster every machine must see OUT, images and weights under the same path; latency is measured where
+the command runs. Recipes: placement (Table 5, Figure 8), components (Figure 9), multiplier_resolution
+(Figure 7).
 
 **Examples**
 
