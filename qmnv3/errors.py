@@ -68,6 +68,10 @@ class ProcessError(QmnError):
     exit_code = 1
 
 
+class ClusterError(QmnError):
+    """A cluster cannot be used: not reachable, or what it needs is not installed."""
+
+
 class TrainingStopped(QmnError):
     """Training was asked to stop by a signal; all is saved."""
 

@@ -2,6 +2,7 @@
 
 import errno
 import glob
+import hashlib
 import json
 import os
 import shutil
@@ -49,6 +50,12 @@ def check_model_file(path: Path) -> None:
         raise ValueError("neither a file nor a folder")
     if status.st_size > MAX_MODEL_BYTES:
         raise ValueError(f"{status.st_size >> 20} MiB, at most {MAX_MODEL_BYTES >> 20} MiB are read")
+
+
+def file_sha256(path: Path) -> str:
+    """Digest of a file's content, 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def remove_leftovers(path: Path) -> None:

@@ -38,15 +38,17 @@ def points(rows: Sequence[Row], *, measured: bool, accuracy: bool) -> dict[str, 
     """
     fastest: dict[tuple[str, float, int], tuple[float, float]] = {}
     for row in rows:
-        latency = min((row.measured_ms or {}).values(), default=None) if measured else row.predicted_ms
+        predicted = row.predicted.ms if row.predicted else None
+        latency = min((row.measured_ms or {}).values(), default=None) if measured else predicted
         if accuracy:
             height = row.top1_percent[0] if row.top1_percent else None
         else:
             height = None if row.madds is None else row.madds / 1e6
         if latency is None or height is None or not row.form.startswith("int8"):
             continue
-        key = row.curve, row.width, row.resolution
-        fastest[key] = min(fastest.get(key, (latency, height)), (latency, height))
+        for curve in row.curves:
+            key = curve, row.width, row.resolution
+            fastest[key] = min(fastest.get(key, (latency, height)), (latency, height))
     curves: dict[str, list[tuple[float, float]]] = {}
     for (curve, _, _), point in fastest.items():
         curves.setdefault(curve, []).append(point)
@@ -60,16 +62,25 @@ def _ours(axes: Any, rows: Sequence[Row]) -> None:
     for marker, (curve, found) in zip(MARKERS * (1 + len(curves)), curves.items(), strict=False):
         axes.plot(*zip(*found, strict=True), marker=marker, label=curve)
     axes.set_title("qmnv3, int8")
-    axes.set_xlabel("measured ms, fastest lowering" if measured else "predicted Pixel 1 ms (not measured)")
+    axes.set_xlabel("measured ms, fastest lowering" if measured else _predicted_label(rows))
     axes.set_ylabel("top-1 %" if accuracy else "million multiply-adds")
     _finish(axes, bool(curves))
+
+
+def _predicted_label(rows: Sequence[Row]) -> str:
+    found = (row.predicted for row in rows if row.predicted and row.form.startswith("int8"))
+    errors = [
+        f"; error: median {p.median_error_percent:.1f} %, worst {p.worst_error_percent:.1f} %" for p in found
+    ]
+    return f"predicted Pixel 1 ms (not measured{errors[0] if errors else ''})"
 
 
 def _papers(axes: Any, rows: Sequence[Row]) -> None:
     curves: dict[str, set[tuple[float, float]]] = {}
     for row in rows:
         if row.paper is not None and row.form == "float32":
-            curves.setdefault(row.curve, set()).add((row.paper.pixel1_ms, row.paper.top1_percent))
+            for curve in row.curves:
+                curves.setdefault(curve, set()).add((row.paper.pixel1_ms, row.paper.top1_percent))
     for marker, (curve, found) in zip(MARKERS * (1 + len(curves)), curves.items(), strict=False):
         axes.plot(*zip(*sorted(found), strict=True), marker=marker, label=curve)
     axes.set_title("the paper, float, Pixel 1, ImageNet")

@@ -24,6 +24,7 @@ from device_eval.latency.phone_state import (
 from device_eval.latency.result import Latency, Measurement, Plan, Refusal, Report
 from device_eval.runners.interface import Kernel
 from qmnv3.errors import DeviceError, ModelFileError
+from qmnv3.files import file_sha256
 
 RUNS_PER_SAMPLE = 5
 """benchmark_model tells means, not runs. Many short calls in turns show drift, which one long call hides."""
@@ -102,6 +103,13 @@ class Android:
             "waited_s": session.waited_s,
         }
         return Measurement(latencies, tuple(refusals), conditions)
+
+    def identity(self) -> dict[str, str]:
+        """Serial number, model, Android; SHA-256 of the program. DeviceError when the phone is gone."""
+        found = self._facts()
+        facts = {name: found[name] for name in ("serial", "model", "android")}
+        name = f"{facts['model']} ({facts['serial']})"
+        return {"name": name, **facts, "benchmark_model": file_sha256(self.program)}
 
     def _facts(self) -> dict[str, Any]:
         names = ("ro.product.model", "ro.build.version.release", "ro.product.cpu.abilist")

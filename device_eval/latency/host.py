@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,10 @@ from device_eval.probe import Stage, peak_memory_mb
 from device_eval.runners.interface import FloatArray, Invocable
 from device_eval.runners.litert import LitertRunner
 from device_eval.runners.onnx import OnnxRunner
+from qmnv3.environment import cpu_name
 from qmnv3.errors import ModelFileError
 
+RUNTIMES = ("ai-edge-litert", "onnxruntime")
 MORE_WARMUP_ROUNDS = 50
 REPEATS = 2
 
@@ -55,6 +58,10 @@ class Host:
         lacking = plan.profile and any(isinstance(runner, LitertRunner) for runner in runners)
         conditions = {"kind": "host", "warmup_rounds": warmup_rounds, "attempts": attempts}
         return Measurement(latencies, tuple(refusals), conditions, (_NO_PROFILER,) if lacking else ())
+
+    def identity(self) -> dict[str, str]:
+        """Processor and versions of the runtimes."""
+        return {"name": cpu_name(), **{package: version(package) for package in RUNTIMES}}
 
 
 def time_in_turns(

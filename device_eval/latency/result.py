@@ -114,6 +114,9 @@ class Device(Protocol):
     def measure(self, paths: Sequence[Path], plan: Plan, report: Report) -> Measurement:
         """Samples of every model, taken in turns; ModelFileError when no model runs at all."""
 
+    def identity(self) -> dict[str, str]:
+        """What tells the device and the program that runs models on it from others; "name" is for people."""
+
 
 @dataclass(frozen=True)
 class Benchmark:

@@ -8,15 +8,20 @@ import typer
 if TYPE_CHECKING:
     from device_eval.ablation import Row
     from qmnv3.cli.ablate_config import Axis
+    from qmnv3.cli.ablate_engine import Engine
+    from qmnv3.cli.ablate_job import Outcome
 
 EXAMPLES = """
 Build every network of a recipe, export it in each lowering, and compare accuracy, latency and size in one
 table and one plot, beside the MobileNetV3 paper's figures.
 
-Latency and size need no training: weights do not change speed. Accuracy is of a small proxy trained from
-scratch on --data. Whatever is finished is kept in OUT: a killed command, given again, goes on. Pixel
-latencies are predicted, not measured. Recipes: placement (Table 5, Figure 8), components (Figure 9),
-multiplier_resolution (Figure 7).
+Latency and size need no training: weights do not change speed. Accuracy is of a small proxy trained on
+--data, from scratch or a variant's weights. Whatever is finished is kept in OUT: a killed command, given
+again, goes on; noisy latencies are measured again. Pixel latencies are predicted, not measured.
+
+With --cluster every machine must see OUT, images and weights under the same path; latency is measured where
+the command runs. Recipes: placement (Table 5, Figure 8), components (Figure 9), multiplier_resolution
+(Figure 7).
 
 **Examples**
 
@@ -25,6 +30,8 @@ multiplier_resolution (Figure 7).
     qmnv3 ablate multiplier_resolution --axes size --out runs/sizes --jobs 2
 
     qmnv3 ablate components --data imagenette/ --out runs/components
+
+    qmnv3 ablate placement --data imagenet/ --out /shared/placement --cluster head:6379
 
     qmnv3 ablate placement --device adb --benchmark-model android_aarch64_benchmark_model --out runs/phone
 """
@@ -42,7 +49,13 @@ def command(
         Path | None, typer.Option(help="Images to train on, with train/ and val/; else no accuracy.")
     ] = None,
     val: Annotated[Path | None, typer.Option(help="Images to judge by, if not DATA/val.")] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Processes that build and train cells.")] = 1,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Processes here that build and train cells (default 1).")
+    ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(help="Ray cluster that does so instead: HOST:PORT, ray://HOST:PORT or local."),
+    ] = None,
     device: Annotated[
         str, typer.Option(help="Measures latency: host, adb (the only phone connected) or adb:SERIAL.")
     ] = "host",
@@ -65,15 +78,15 @@ def command(
     where = find_device(device, benchmark_model, 180.0)
     trained_on = data if "accuracy" in chosen else None
     plan = Plan(runs=runs, warmup=warmup)
-    ablation = Ablation(config, chosen, out, where, device, plan, trained_on, val, jobs)
+    ablation = Ablation(config, chosen, out, where, _engine(jobs, cluster), plan, trained_on, val)
     outcome = run_ablation(ablation, Report(note=lambda text: typer.echo(f"note: {text}", err=True)))
     settings: dict[str, object] = {
         "recipe": recipe,
         "axes": list(chosen),
         "data": trained_on and str(trained_on),
-        "device": ablation.where,
+        "device": outcome.device,
     }
-    _report(outcome.cells, outcome.failures, settings, config.model_dump(mode="json"), out)
+    _report(outcome, settings, config.model_dump(mode="json"), out)
     if outcome.failures:
         raise typer.Exit(1)
 
@@ -96,27 +109,35 @@ def _axes(text: str | None, data: Path | None) -> "tuple[Axis, ...]":
     return tuple(found)
 
 
-def _report(
-    cells: "tuple[dict[str, object], ...]",
-    failures: dict[str, str],
-    settings: dict[str, object],
-    recipe: dict[str, object],
-    out: Path,
-) -> None:
-    from device_eval.ablation import claims, rows_of, to_markdown, write_plot
+def _engine(jobs: int | None, cluster: str | None) -> "Engine":
+    from qmnv3.cli.ablate_engine import Processes
+    from qmnv3.cli.ablate_ray import RayCluster
+    from qmnv3.errors import ClusterError
+
+    if cluster is None:
+        return Processes(jobs or 1)
+    if jobs is not None:
+        raise ClusterError(f"--jobs {jobs}: a cluster takes as many cells as it has CPUs; leave out --jobs")
+    return RayCluster(cluster)
+
+
+def _report(outcome: "Outcome", settings: dict[str, object], recipe: dict[str, object], out: Path) -> None:
+    from device_eval.ablation import claims, notes_of, rows_of, to_markdown, write_plot
     from qmnv3.environment import environment
     from qmnv3.files import atomic_file, write_json
 
+    cells, failures, device = outcome.cells, outcome.failures, outcome.device
     rows, claimed = rows_of(cells), claims(cells)
     _print(rows)
-    for line in claimed:
+    notes = [f"[{number}] {note}" for number, note in enumerate(notes_of(rows), 1)]
+    for line in (*notes, *claimed):
         typer.echo(line)
     content = {"cells": list(cells), "failures": failures, "resolved_recipe": recipe}
     write_json(
         out / "ablation.json", {"command": "ablate", **settings, "environment": environment(), **content}
     )
     with atomic_file(out / "ablation.md") as temporary:
-        text = to_markdown(rows, failures, str(settings["device"]), claimed)
+        text = to_markdown(rows, failures, device["name"] if device else "", claimed)
         temporary.write_text(text, encoding="utf-8")
     if write_plot(rows, out / "ablation.svg"):
         typer.echo(f"{out}: ablation.json, ablation.md, ablation.svg")

@@ -4,8 +4,9 @@ import difflib
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
+from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
@@ -27,12 +28,14 @@ class _Strict(BaseModel):
 class Variant(_Strict):
     """A network: a built-in `model` with `options` (see `ModelConfig`; not the width, that is in `sizes`).
 
-    `claim` names a component that the first variant has and this one lacks, as in the paper's statements.
+    Training starts from `weights`, a checkpoint of this very network, or from scratch. `claim` names a
+    component that the first variant has and this one lacks, as in the paper's statements.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9@._+-]*$")]
     model: str
     options: dict[str, JsonValue] = {}
+    weights: Path | None = None
     claim: str | None = None
 
     @field_validator("options")
@@ -86,15 +89,16 @@ class AblationConfig(_Strict):
 
 @dataclass(frozen=True)
 class Cell:
-    """One network of an ablation. Plain types, so that it can go to another process."""
+    """One network of an ablation, on one curve of the plot or several."""
 
     variant: str
     model: str
     options: Mapping[str, Any]
     width: float
     resolution: int
-    curve: str
+    curves: tuple[str, ...]
     claim: str | None = None
+    weights: str | None = None
 
     @property
     def name(self) -> str:
@@ -106,6 +110,16 @@ class Cell:
         """Keyword arguments of `load_model`."""
         return cast(ModelOptions, {**self.options, "width": self.width})
 
+    @property
+    def network(self) -> dict[str, Any]:
+        """What is built, in plain JSON types, whatever it is called and compared with."""
+        return {
+            "model": self.model,
+            "options": dict(self.options),
+            "width": self.width,
+            "resolution": self.resolution,
+        }
+
 
 def cells(config: AblationConfig) -> tuple[Cell, ...]:
     """The recipe's networks, each once; ModelError for a model or an option that cannot be built."""
@@ -113,10 +127,19 @@ def cells(config: AblationConfig) -> tuple[Cell, ...]:
     for variant, sizes in product(config.variants, config.sizes):
         curve = variant.name if len(config.sizes) == 1 else f"{variant.name}, {_along(sizes)}"
         for width, resolution in product(sizes.widths, sizes.resolutions):
-            options = dict(variant.options)
-            cell = Cell(variant.name, variant.model, options, width, resolution, curve, variant.claim)
+            cell = Cell(
+                variant.name,
+                variant.model,
+                dict(variant.options),
+                width,
+                resolution,
+                (curve,),
+                variant.claim,
+                str(variant.weights.resolve()) if variant.weights else None,
+            )
             model_config(cell.model, cell.model_options)
-            found.setdefault(cell.name, cell)
+            known = found[cell.name].curves if cell.name in found else ()
+            found[cell.name] = replace(cell, curves=tuple(dict.fromkeys((*known, curve))))
     return tuple(found.values())
 
 

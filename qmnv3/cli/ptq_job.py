@@ -1,6 +1,5 @@
 """The whole of `qmnv3 ptq`: load, calibrate, convert, and save a RUN."""
 
-import hashlib
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -22,6 +21,7 @@ from qmnv3.data.folder import ImageFolder, find_images, sample
 from qmnv3.data.image_set import ImageSet
 from qmnv3.data.loader import load_batches
 from qmnv3.errors import CalibrationError, DataError
+from qmnv3.files import file_sha256
 from qmnv3.ir import Metadata
 from qmnv3.models.config import ModelOptions
 from qmnv3.models.weights import LoadedModel, load_model
@@ -241,5 +241,4 @@ def fingerprint(weights: Path | None) -> dict[str, str] | None:
     """Path and SHA-256 of a checkpoint."""
     if weights is None:
         return None
-    with weights.open("rb") as stream:
-        return {"path": str(weights), "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
+    return {"path": str(weights), "sha256": file_sha256(weights)}

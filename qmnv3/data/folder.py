@@ -1,5 +1,6 @@
 """Finding images on disk and choosing some of them."""
 
+import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -86,6 +87,16 @@ def find_images(root: Path, *, classes: bool) -> ImageFolder:
         return ImageFolder(root, tuple(found), (), ())
     position = {name: index for index, name in enumerate(names)}
     return ImageFolder(root, tuple(found), tuple(position[top] for top in tops), names)
+
+
+def listing_sha256(images: ImageFolder) -> str:
+    """SHA-256 of names below the root and sizes: tells folders apart without reading an image."""
+    digest = hashlib.sha256()
+    for path in images.paths:
+        # A name need not be Unicode.
+        name = os.fsencode(path.relative_to(images.root).as_posix())
+        digest.update(name + f"\0{path.stat().st_size}\n".encode())
+    return digest.hexdigest()
 
 
 def sample(images: ImageSet, count: int, seed: int) -> tuple[int, ...]:

@@ -1,6 +1,5 @@
 """Fetching a published file: resumed when cut off, checked before it gets its name."""
 
-import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +9,7 @@ import httpx
 from platformdirs import user_cache_path
 
 from qmnv3.errors import WeightsError
+from qmnv3.files import file_sha256
 
 Report = Callable[[int, int | None], None]
 
@@ -47,7 +47,7 @@ def fetch(release: Published, folder: Path, report: Report = lambda done, total:
     removed.
     """
     target = folder / release.file_name
-    if target.is_file() and _sha256(target).startswith(release.sha256_prefix):
+    if target.is_file() and file_sha256(target).startswith(release.sha256_prefix):
         return target
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f"{release.file_name}.part"
@@ -59,7 +59,7 @@ def fetch(release: Published, folder: Path, report: Report = lambda done, total:
         raise WeightsError(
             f"{release.url}: {error or type(error).__name__}; {kept} bytes are kept, run again to go on"
         ) from error
-    found = _sha256(part)
+    found = file_sha256(part)
     if not found.startswith(release.sha256_prefix):
         part.unlink()
         raise WeightsError(
@@ -93,8 +93,3 @@ def _receive(client: httpx.Client, url: str, part: Path, report: Report) -> None
                 file.write(chunk)
                 done += len(chunk)
                 report(done, total)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

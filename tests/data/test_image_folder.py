@@ -1,5 +1,6 @@
 import json
 from collections import Counter
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from PIL import Image
 
 from qmnv3.data import class_index, find_images, sample
+from qmnv3.data.folder import listing_sha256
 from qmnv3.errors import DataError
 
 
@@ -158,3 +160,15 @@ def test_imagenet_val_gets_the_usual_indices(data_pack: Path) -> None:
     assert [names[i] for i in index.outputs] == list(folder.classes)
     assert index.outputs[folder.classes.index("n01440764")] == 0  # tench
     assert np.array_equal(index.outputs, class_index(folder, 1001).outputs)
+
+
+def test_a_listing_tells_folders_apart_by_names_and_sizes(tmp_path: Path) -> None:
+    """The digest is that of the text written out here, wherever the folder is."""
+    expected = sha256("cat/a.png\0003\ndog/é.png\0005\n".encode()).hexdigest()
+    for root in (tmp_path / "one", tmp_path / "two"):
+        for name, content in (("cat/a.png", b"abc"), ("dog/é.png", b"12345")):
+            (root / name).parent.mkdir(parents=True)
+            (root / name).write_bytes(content)
+        assert listing_sha256(find_images(root, classes=True)) == expected
+    (root / "cat" / "a.png").write_bytes(b"abcd")
+    assert listing_sha256(find_images(root, classes=True)) != expected

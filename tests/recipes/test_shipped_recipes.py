@@ -48,6 +48,11 @@ def test_the_multipliers_and_resolutions_are_table_9s() -> None:
         (row.model, row.width, row.resolution) for row in TABLE9
     }
     assert len(found) == 20
+    # Figure 7: width 1.0 at 224 pixels is where both curves of a network cross.
+    along = [cell.resolution for cell in found if "V3-Small, resolutions" in cell.curves]
+    assert sorted(along) == [96, 128, 160, 192, 224, 256]
+    across = [cell.width for cell in found if "V3-Small, widths" in cell.curves]
+    assert sorted(across) == [0.35, 0.5, 0.75, 1.0, 1.25]
 
 
 def test_the_placements_hold_table_5s() -> None:

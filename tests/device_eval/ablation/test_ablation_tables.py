@@ -6,17 +6,23 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from device_eval.ablation import claims, rows_of, table_of, to_markdown, write_plot
+from device_eval.ablation import claims, notes_of, rows_of, table_of, to_markdown, write_plot
 from device_eval.ablation.paper import Published, published
 from device_eval.ablation.plot import points
 
 
-def file(form: str, predicted_ms: float, partitions: int = 1) -> dict[str, Any]:
+def file(form: str, predicted_ms: float, partitions: int = 1, notes: tuple[str, ...] = ()) -> dict[str, Any]:
+    errors = {"median_percent": 2.84, "worst_percent": 9.7}
     return {
         "form": form,
         "size_bytes": 2048,
         "partitions": partitions,
-        "predicted_pixel1_ms": predicted_ms,
+        "refused": None,
+        "predicted": [
+            {"device": "Pixel 2", "predicted_ms": 1.0, "leave_one_out": {}},
+            {"device": "Pixel 1", "predicted_ms": predicted_ms, "leave_one_out": errors},
+        ],
+        "notes": list(notes),
     }
 
 
@@ -27,14 +33,18 @@ def entry(form: str, runtime: str, p50_us: float, ratio: float | None, verdict: 
 def cell(
     variant: str, options: dict[str, Any], madds: int, width: float = 1.0, **more: Any
 ) -> dict[str, Any]:
-    files = [file("float32", madds / 4e6), file("int8 add-mul", 9.0), file("int8 op", 9.5, 22)]
+    files = [
+        file("float32", madds / 4e6),
+        file("int8 add-mul", 9.0, 1, ("few published",)),
+        file("int8 op", 9.5, 22, ("few published", "20 Logistic")),
+    ]
     return {
         "variant": variant,
         "model": "large",
         "options": options,
         "width": width,
         "resolution": 224,
-        "curve": variant,
+        "curves": [variant],
         "claim": None,
         "size": {"madds": madds, "params": 5_400_000, "files": files},
         **more,
@@ -47,10 +57,17 @@ LATENCY = {
         entry("int8 add-mul", "LiteRT xnnpack", 3300.0, 1.1),
         entry("int8 op", "LiteRT xnnpack", 8800.0, None, "noisy: drift"),
         entry("int8 op", "LiteRT builtin", 12000.0, 1.5),
-    ]
+    ],
+    "refusals": [],
 }
 TOP1 = {"estimate": 80.0, "low": 78.0, "high": 82.0}
-ACCURACY = {"top1": {"float32": {**TOP1, "estimate": 81.0}, "int8": TOP1}}
+ACCURACY = {
+    "top1": {
+        "float32": {**TOP1, "estimate": 81.0},
+        "int8 add-mul": TOP1,
+        "int8 op": {**TOP1, "estimate": 79.0},
+    }
+}
 
 
 @pytest.mark.parametrize(
@@ -87,13 +104,54 @@ def test_the_table_has_a_row_for_every_file() -> None:
         "pieces": "1",
         "LiteRT xnnpack ms (ratio)": "3.30 (1.10)",
         "LiteRT builtin ms (ratio)": "",
-        "predicted Pixel 1 ms": "9.0",
+        "predicted Pixel 1 ms (median, worst error %)": "9.0 (2.8, 9.7) [1]",
         "paper Pixel 1 ms": "57",
         "top-1 %": "80.0 [78.0, 82.0]",
         "paper top-1 %": "73.8",
     }
     assert table[2]["LiteRT xnnpack ms (ratio)"] == "~8.80"
     assert table[0]["paper Pixel 1 ms"] == "66" and table[0]["top-1 %"].startswith("81.0")
+    assert table[2]["top-1 %"].startswith("79.0")
+
+
+def test_doubtful_predictions_are_marked_and_explained_once() -> None:
+    rows = rows_of([cell("V3", {}, 217_000_000), cell("swish", {"nonlinearity": "swish"}, 217_000_000)])
+    assert notes_of(rows) == ["few published", "20 Logistic"]
+    headings, records = table_of(rows)
+    predicted = [record[headings.index("predicted Pixel 1 ms (median, worst error %)")] for record in records]
+    assert predicted[:3] == ["54.2 (2.8, 9.7)", "9.0 (2.8, 9.7) [1]", "9.5 (2.8, 9.7) [1] [2]"]
+    lines = to_markdown(rows, {}, "a host", []).splitlines()
+    assert lines[-2:] == ["- [1] few published", "- [2] 20 Logistic"]
+
+
+def test_what_xnnpack_refuses_is_in_the_table_with_the_reason() -> None:
+    refused = cell("V3", {}, 217_000_000)
+    refused["size"]["files"][1] |= {"partitions": 0, "refused": "no such ratio"}
+    reasons = [{"form": "int8 add-mul", "runtime": "LiteRT xnnpack", "reason": "no such ratio"}]
+    refused["latency"] = {"latencies": LATENCY["latencies"][2:], "refusals": reasons}
+    rows = rows_of([refused])
+    headings, records = table_of(rows)
+    row = dict(zip(headings, records[1], strict=True))
+    assert row["pieces"] == row["LiteRT xnnpack ms (ratio)"] == "refused [2]"
+    assert records[0][headings.index("pieces")] == "1"
+    assert notes_of(rows)[1] == "no such ratio"
+
+
+@pytest.mark.parametrize(
+    ("more", "said", "unsaid"),
+    [
+        ({}, ["predicted, not measured"], ["measured on", "Ratios", "top-1 is"]),
+        ({"latency": LATENCY}, ["Latency measured on a host"], ["top-1 is"]),
+        ({"size": None, "accuracy": ACCURACY}, ["top-1 is"], ["measured on", "predicted", "Pieces"]),
+    ],
+)
+def test_only_figures_that_are_there_are_explained(
+    more: dict[str, Any], said: list[str], unsaid: list[str]
+) -> None:
+    text = to_markdown(rows_of([{**cell("V3", {}, 1_000_000), **more}]), {}, "a host", [])
+    explained = text.partition("|")[0]
+    assert all(words in explained for words in said)
+    assert not any(words in explained for words in unsaid)
 
 
 def test_columns_without_figures_are_left_out() -> None:
@@ -115,13 +173,14 @@ def test_a_claim_stands_beside_what_was_counted() -> None:
     without = cell("stem-32", {"stem_width": 32}, 227_000_000, claim="stem of 16 filters, not 32")
     (line,) = claims([cell("V3", {}, 217_000_000), without])
     assert line == (
-        "stem-32: stem of 16 filters, not 32: -10.0 M MAdds, -2.5 ms (-4 %) predicted; "
+        "stem-32: stem of 16 filters, not 32: -10.0 M MAdds, -2.5 ms (-4 %) predicted "
+        "(median, worst error of a network: 2.8, 9.7 %); "
         "paper: -16 count filters, -3 ms latency, -10 millions MAdds"
     )
 
 
 def test_the_curve_takes_the_fastest_int8_file() -> None:
-    narrow = {"latencies": [entry("int8 op", "LiteRT xnnpack", 1500.0, 1.0)]}
+    narrow = {"latencies": [entry("int8 op", "LiteRT xnnpack", 1500.0, 1.0)], "refusals": []}
     cells = [
         cell("V3", {}, 217_000_000, latency=LATENCY, accuracy=ACCURACY),
         cell("V3", {}, 69_000_000, 0.5, latency=narrow),
@@ -132,11 +191,20 @@ def test_the_curve_takes_the_fastest_int8_file() -> None:
     assert points(rows, measured=False, accuracy=False) == {"V3": [(9.0, 69.0), (9.0, 217.0)]}
 
 
+def test_a_network_may_be_on_several_curves() -> None:
+    both = {**cell("V3", {}, 217_000_000), "curves": ["widths", "resolutions"]}
+    narrow = {**cell("V3", {}, 69_000_000, 0.5), "curves": ["widths"]}
+    assert points(rows_of([both, narrow]), measured=False, accuracy=False) == {
+        "widths": [(9.0, 69.0), (9.0, 217.0)],
+        "resolutions": [(9.0, 217.0)],
+    }
+
+
 def test_the_plot_names_curves_and_says_what_is_predicted(tmp_path: Path) -> None:
     cells = [cell("V3", {}, 217_000_000), cell("relu", {"nonlinearity": "relu"}, 210_000_000)]
     paths = tmp_path / "a.svg", tmp_path / "b.svg"
     assert all(write_plot(rows_of(cells), path) for path in paths)
     texts = [element.text for element in ET.parse(paths[0]).iter("{http://www.w3.org/2000/svg}text")]
     assert texts.count("V3") == texts.count("relu") == 2
-    assert "predicted Pixel 1 ms (not measured)" in texts
+    assert "predicted Pixel 1 ms (not measured; error: median 2.8 %, worst 9.7 %)" in texts
     assert paths[0].read_bytes() == paths[1].read_bytes()

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,16 @@ def test_what_is_known_of_the_phone(phone: Phone, server: Server, program: Path,
     assert conditions["before"] == conditions["after"] == state
     assert (conditions["serial"], conditions["model"], conditions["android"]) == (SERIAL, "Pixel 2", "11")
     assert conditions["cores"] == [7] and conditions["max_khz"]["0"] == 1_900_800
+
+
+@needs_adb
+def test_what_tells_the_phone_and_its_program_from_others(
+    phone: Phone, server: Server, program: Path
+) -> None:
+    identity = Android(connect(), program).identity()
+    assert identity["name"] == f"Pixel 2 ({SERIAL})"
+    assert (identity["serial"], identity["model"], identity["android"]) == (SERIAL, "Pixel 2", "11")
+    assert identity["benchmark_model"] == sha256(program.read_bytes()).hexdigest()
 
 
 @needs_adb
