@@ -89,11 +89,19 @@ def _macs(model: Model, op: Op, output: Tensor | None) -> int:
         )
     if op.weight_axis is None:
         return prod(output.shape) * x.shape[-1]
-    reader = model.producer(x.name)
-    if weight.data is not None and reader is not None and _makes_pairs(model, reader):
+    if weight.data is not None and _are_pairs(model, x):
         # Zeros in all output channels stand for no pixel: they complete the pairs.
         return prod(output.shape) * int(np.count_nonzero(weight.data.any(axis=op.weight_axis)))
     return prod(output.shape) * (prod(weight.shape) // max(1, weight.shape[op.weight_axis]))
+
+
+def _are_pairs(model: Model, x: Tensor) -> bool:
+    """Whether `x` is an image of pixel pairs, padded or not."""
+    maker = model.producer(x.name)
+    if maker is not None and maker.kind == "Pad":
+        padded = model.input(maker, 0)
+        maker = None if padded is None else model.producer(padded.name)
+    return maker is not None and _makes_pairs(model, maker)
 
 
 def _makes_pairs(model: Model, op: Op) -> bool:

@@ -108,7 +108,7 @@ class AblationCell(Record):
 
 
 class Ablation(Record):
-    """Of `qmnv3 ablate`: its ablation.json. `device` measured, in words."""
+    """Of `qmnv3 ablate`: its ablation.json. `device` measured: its "name" and versions."""
 
-    device: str
+    device: dict[str, str] | None
     cells: tuple[AblationCell, ...]

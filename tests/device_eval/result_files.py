@@ -191,7 +191,7 @@ def ablation(verdict: str = "steady", **options: str) -> dict[str, Any]:
     return {
         "command": "ablate",
         "recipe": "placement",
-        "device": "Some Processor",
+        "device": {"name": "Some Processor", "onnxruntime": "1.32.0"},
         "cells": [
             {
                 "variant": "V3-hswish@80",

@@ -43,9 +43,9 @@ def _ablated(ablation: Ablation) -> Iterator[tuple[Cell, ...]]:
             yield name, f"predicted, {file.form}", None, on("Pixel 1", file.predicted), None
         if cell.latency is None:
             continue
-        device = cell.latency.conditions
+        device, host = cell.latency.conditions, (ablation.device or {}).get("name", "this host")
         for one in cell.latency.latencies:
-            yield name, _source(one, device, ablation.device), None, *_placed(one.p50_us / 1000, device)
+            yield name, _source(one, device, host), None, *_placed(one.p50_us / 1000, device)
 
 
 def _is_placement(cell: AblationCell) -> bool:

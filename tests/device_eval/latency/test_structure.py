@@ -11,7 +11,7 @@ from export.tflite_sketch import Sketch
 from device_eval.latency.structure import arena_bytes, structure
 from device_eval.lint.readers import read_model
 from qmnv3.export.tflite import write_tflite
-from qmnv3.ir import Conv2d, Metadata, QParams, QuantGraph, Tensor
+from qmnv3.ir import Conv2d, Metadata, Padding, QParams, QuantGraph, Tensor
 from qmnv3.lowering import lower
 
 IMAGE = 8 * 8 * 3
@@ -28,12 +28,15 @@ def test_the_colour_graph_counted_by_hand(tmp_path: Path) -> None:
     assert found.size_bytes == (tmp_path / "m.tflite").stat().st_size
 
 
-def test_zeros_that_complete_pixel_pairs_are_no_multiply_adds(tmp_path: Path) -> None:
+@pytest.mark.parametrize("padding", ["SAME", "symmetric"])
+def test_zeros_that_complete_pixel_pairs_are_no_multiply_adds(tmp_path: Path, padding: str) -> None:
     sketch = Sketch(quantized=True)
-    stem = sketch.graph(sketch.conv(sketch.image(1, 8, 8, 3), 5, 3, 2))
+    given = {} if padding == "SAME" else {"padding": Padding(1, 1, 1, 1)}
+    stem = sketch.graph(sketch.conv(sketch.image(1, 8, 8, 3), 5, 3, 2, **given))
     write_tflite(lower(stem, "xnnpack"), tmp_path / "m.tflite")
     found = structure(tmp_path / "m.tflite")
-    assert found.op_counts == {"RESHAPE": 1, "CONV_2D": 1}
+    pad = {} if padding == "SAME" else {"PAD": 1}
+    assert found.op_counts == {"RESHAPE": 1, "CONV_2D": 1} | pad
     assert found.macs == 4 * 4 * 5 * 27
 
 
