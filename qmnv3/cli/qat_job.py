@@ -37,7 +37,7 @@ from qmnv3.quant.fake_quant import activation_sites, fake_quant
 from qmnv3.quant.sites import read_sites
 from qmnv3.quant.state import State, model_state
 from qmnv3.runs import CALIBRATED, check_out, save_run
-from qmnv3.training.distributed import World, join_world
+from qmnv3.training.distributed import World, alone, join_world
 from qmnv3.training.loop import Outcome, train
 
 Judge = Callable[[nn.Module], float]
@@ -80,7 +80,7 @@ def run_qat(job: QatJob, progress: Progress = silent) -> QatResult | None:
     check_out(job.out)
     world = join_world(job.device)
     if world.leads:
-        check_training_folder(job.work, resume=job.resume)
+        check_training_folder(job.work, resume=job.resume, restarted=world.restarted)
     taught_alone = job.config.distillation.weight == 1.0
     data = find_training_data(job.data, job.val, labels=False if taught_alone else None)
     loaded = load_float(job)
@@ -104,9 +104,10 @@ def run_qat(job: QatJob, progress: Progress = silent) -> QatResult | None:
     if not world.leads:
         return None
     if job.config.training.reestimate_images:
-        reestimate_batch_norm(
-            model, whole_images(data, loaded.preprocessing, job.config.training, job.device)
-        )
+        with alone():
+            reestimate_batch_norm(
+                model, whole_images(data, loaded.preprocessing, job.config.training, job.device)
+            )
     model.cpu()
     frozen = copy.deepcopy(start.model)
     floored = freeze_trained(model, frozen)

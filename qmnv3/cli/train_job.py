@@ -28,7 +28,7 @@ from qmnv3.models.weights import LoadedModel, load_model
 from qmnv3.training.batch_norm import reestimate_batch_norm
 from qmnv3.training.checkpoints import LAST
 from qmnv3.training.config import TrainConfig
-from qmnv3.training.distributed import join_world
+from qmnv3.training.distributed import alone, join_world
 from qmnv3.training.loop import CHECKPOINTS, Outcome, train
 from qmnv3.training.task import ClassificationTask
 
@@ -61,7 +61,7 @@ def run_train(job: TrainJob) -> Outcome:
     """
     world = join_world(job.device)
     if world.leads:
-        check_training_folder(job.out, resume=job.resume)
+        check_training_folder(job.out, resume=job.resume, restarted=world.restarted)
     data = find_training_data(job.data, job.val, labels=True)
     loaded = _load(job, data)
     network = loaded.model
@@ -90,21 +90,27 @@ def run_train(job: TrainJob) -> Outcome:
         )
     if world.leads:
         if count:
-            fresh(network)
+            with alone():
+                fresh(network)
         save_checkpoint(job.out / WEIGHTS, network.cpu(), loaded.preprocessing)
         write_json(job.out / SUMMARY, _summary(outcome, recipe))
     return outcome
 
 
-def check_training_folder(out: Path, *, resume: bool) -> None:
-    """TrainingError where a new run would overwrite another, or there is none to resume."""
+def check_training_folder(out: Path, *, resume: bool, restarted: bool = False) -> None:
+    """TrainingError where a new run would overwrite another, or there is none to resume.
+
+    Processes that torchrun `restarted` go on with what there is.
+    """
     last = out / CHECKPOINTS / LAST
+    if out.is_file():
+        raise TrainingError(f"{out}: is a file; choose another --out")
+    if restarted:
+        return
     if resume and not last.is_file():
         raise TrainingError(f"{out}: no {CHECKPOINTS}/{LAST} to resume; begin without --resume")
     if not resume and last.exists():
         raise TrainingError(f"{out}: holds a training already; give --resume to go on, or another --out")
-    if out.is_file():
-        raise TrainingError(f"{out}: is a file; choose another --out")
 
 
 def _load(job: TrainJob, data: TrainingData) -> LoadedModel:

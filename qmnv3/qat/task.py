@@ -77,13 +77,18 @@ class QatTask:
 
 @torch.no_grad()
 def reestimate_batch_norm(model: QatModel, batches: Iterable[torch.Tensor]) -> None:
-    """Take BatchNorm's running statistics anew: their plain means over `batches` [N, 3, H, W]."""
+    """Take BatchNorm's running statistics anew: their plain means over `batches` [N, 3, H, W].
+
+    Ranges stay.
+    """
     layers = list(model.layers())
     folds = [layer.folds for layer in layers]
     was_training = model.training
     for layer in layers:
         layer.folds = False
     model.train()
+    for output in model.outputs():
+        output.eval()  # which then observes nothing
     try:
         with averaging([layer.norm for layer in layers if layer.norm is not None]):
             for images in batches:

@@ -27,7 +27,7 @@ from qmnv3.training.checkpoints import (
 )
 from qmnv3.training.config import TrainConfig
 from qmnv3.training.diagnosis import not_finite
-from qmnv3.training.distributed import ALONE, World, from_leader, largest, loss_of, names_of_all
+from qmnv3.training.distributed import ALONE, World, alone, from_leader, largest, loss_of, names_of_all
 from qmnv3.training.ema import Ema
 from qmnv3.training.logs import LOG, JsonLines, Reporter, Silent, TensorBoard
 from qmnv3.training.memory import keep_freed_memory
@@ -285,13 +285,19 @@ class _Run:
         model.eval()
         with nullcontext() if self.ema is None else self.ema.applied():
             self.task.before_step(progress.step, updates)
-            result = from_leader(validate(model) if self.world.leads else 0.0)
+            result = self.judged(lambda: validate(model))
         record = {"step": progress.step, "epoch": progress.epoch, "validation": result}
         self.write(record)
         self.reporter.validated(record)
         if progress.best is None or result > progress.best:
             progress.best = result
             self.save(BEST)
+
+    def judged(self, judge: Callable[[], float]) -> float:
+        """What the first process finds; the others wait."""
+        with alone():
+            result = judge() if self.world.leads else 0.0
+        return from_leader(result)
 
     def write(self, record: dict[str, Any]) -> None:
         """Add to the logs."""
