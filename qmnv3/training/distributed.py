@@ -120,6 +120,13 @@ def largest(values: Tensor) -> Tensor:
     return values
 
 
+def total(values: Tensor) -> Tensor:
+    """Elementwise sum over all processes."""
+    if is_distributed():
+        dist.all_reduce(values)
+    return values
+
+
 def from_leader(value: float) -> float:
     """What the first process has."""
     if not is_distributed():

@@ -26,7 +26,7 @@ from qmnv3.training.checkpoints import (
     save_state,
 )
 from qmnv3.training.config import TrainConfig
-from qmnv3.training.diagnosis import not_finite
+from qmnv3.training.diagnosis import not_finite, note_loss
 from qmnv3.training.distributed import ALONE, World, alone, from_leader, largest, loss_of, names_of_all
 from qmnv3.training.ema import Ema
 from qmnv3.training.logs import LOG, JsonLines, Reporter, Silent, TensorBoard
@@ -35,10 +35,10 @@ from qmnv3.training.optimizer import make_optimizer, set_rate
 from qmnv3.training.randomness import seed_step
 from qmnv3.training.schedule import rate_factor
 from qmnv3.training.stopping import Stop, asked_to_stop
-from qmnv3.training.task import Task
+from qmnv3.training.tally import NO_CLASS, Tally
+from qmnv3.training.task import Diverged, Task
 
 CHECKPOINTS = "checkpoints"
-_NO_CLASS = -1
 
 
 class Batches(Protocol):
@@ -82,7 +82,7 @@ def train(
     `resume` a run that was killed goes on from `last`, in the middle of an epoch, and on the CPU ends with
     the same bits as one that was not; `recipe`, images and processes must be the same. Processes that
     torchrun started again go on in any case.
-    TrainingError when loss or gradients are no longer finite, naming step, layer and the last checkpoint;
+    TrainingError when training diverged, naming step, layer and the last checkpoint;
     TrainingStopped, with everything saved, after SIGINT or SIGTERM.
     """
     keep_freed_memory()
@@ -100,16 +100,6 @@ def train(
     task.before_step(run.progress.step, 1)
     seconds = time.perf_counter() - started
     return Outcome(run.progress.step, run.progress.best, seconds, tuple(run.progress.skipped))
-
-
-@dataclass
-class _Tally:
-    """What one update saw: mean loss, images classified right, with a class, at all."""
-
-    loss: float = 0.0
-    right: int = 0
-    known: int = 0
-    seen: int = 0
 
 
 class _Run:
@@ -207,13 +197,18 @@ class _Run:
         """One step of the optimizer."""
         config, progress = self.config, self.progress
         started = time.perf_counter()
-        self.task.before_step(progress.step, updates)
         factor = rate_factor(config.schedule, progress.step, steps_per_epoch=updates, epochs=config.epochs)
         set_rate(self.optimizer, factor)
         seed_step(config.seed, self.world.rank, progress.step)
-        tally = self.gradients(source)
-        self.optimizer.step()
-        self.task.after_step()
+        try:
+            self.task.before_step(progress.step, updates)
+            tally = self.gradients(source)
+            self.optimizer.step()
+            self.task.after_step()
+        except Diverged as error:
+            raise TrainingError(
+                f"step {progress.step}: {error}; {begin_again(self.folder / LAST)}"
+            ) from error
         progress.step += 1
         progress.batch += config.accumulate
         self.note_skipped([str(path) for path in source.skipped.paths])
@@ -225,7 +220,7 @@ class _Run:
             "loss": tally.loss,
             "accuracy": tally.right / tally.known if tally.known else None,
             "rate": self.optimizer.param_groups[0]["lr"],
-            "images_per_s": tally.seen * self.world.size / (time.perf_counter() - started),
+            "images_per_s": tally.seen / (time.perf_counter() - started),
         }
         if progress.step % config.log_every == 0 or progress.step == 1:
             self.write(record)
@@ -240,31 +235,27 @@ class _Run:
                 if self.log is not None:
                     self.log.write({"step": progress.step, "epoch": progress.epoch, "skipped": path})
 
-    def gradients(self, source: Batches) -> _Tally:
-        """Those of the batches of one update, clipped; TrainingError in all processes where one's are bad."""
+    def gradients(self, source: Batches) -> Tally:
+        """Those of the batches of one update, clipped; Diverged in all processes where one's are bad."""
         config, model = self.config, self.task.model
         self.optimizer.zero_grad()
-        tally = _Tally()
+        tally = Tally()
         suspect: Tensor | None = None
         for images, labels in self.tensors(source):
             if math.isfinite(tally.loss):
                 suspect = images
             with torch.autocast(self.world.device, torch.bfloat16, enabled=config.precision == "bf16"):
                 mean, logits = self.loss(images, labels)
-            (mean / config.accumulate).backward()  # type: ignore[no-untyped-call]
-            tally.loss += mean.item() / config.accumulate
-            tally.right += int((logits.detach().argmax(1) == labels).sum())
-            tally.known += int((labels != _NO_CLASS).sum())
-            tally.seen += len(labels)
+            share = mean / config.accumulate
+            share.backward()  # type: ignore[no-untyped-call]
+            tally.add(share, logits, labels)
         assert suspect is not None
         norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
-        bad = not math.isfinite(tally.loss) or not math.isfinite(norm.item())
-        if largest(torch.tensor(int(bad), device=self.world.device)):
+        tally = tally.of_all(self.world.size, self.world.device)
+        if not math.isfinite(tally.loss) or not math.isfinite(norm.item()):
             where = not_finite(model, suspect)
-            raise TrainingError(
-                f"step {self.progress.step}: loss is {tally.loss:g}, gradient {norm.item():g}; {where}; "
-                f"{begin_again(self.folder / LAST)}"
-            )
+            raise Diverged(f"loss is {tally.loss:g}, gradient {norm.item():g}; {where}")
+        note_loss(self.progress, tally)
         if config.max_grad_norm is not None:
             nn.utils.clip_grads_with_norm_(model.parameters(), config.max_grad_norm, norm)
         return tally
@@ -275,7 +266,7 @@ class _Run:
             batch = next(source)
             # NHWC in memory is channels_last.
             images = torch.from_numpy(batch.images).permute(0, 3, 1, 2)
-            labels = batch.labels if len(batch.labels) else [_NO_CLASS] * len(batch)
+            labels = batch.labels if len(batch.labels) else [NO_CLASS] * len(batch)
             device = self.world.device
             yield images.to(device, non_blocking=True), torch.as_tensor(labels, device=device)
 

@@ -8,8 +8,15 @@ from qmnv3.training.config import MixingConfig
 from qmnv3.training.mixing import mix
 
 
+class Diverged(Exception):
+    """Training left something without a usable value; the message names it."""
+
+
 class Task(Protocol):
-    """What is trained. All of its state is in `model.state_dict()`, its schedule follows from the step."""
+    """What is trained. All of its state is in `model.state_dict()`, its schedule follows from the step.
+
+    `before_step` and `after_step` raise Diverged, in all processes alike, where training cannot go on.
+    """
 
     @property
     def model(self) -> nn.Module:

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from cli_command import ENVIRONMENT, HERE, Finished, run_main
+from cli_command import ENVIRONMENT, HERE, Finished
 from test_training_cli import MODEL, colours
 
 from qmnv3.cli.train_job import check_training_folder
@@ -40,7 +40,8 @@ def recipes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     found = {name: folder / f"{name}.yaml" for name in ("train", "qat")}
     found["train"].write_text(TRAINING)
     found["qat"].write_text(
-        "{calibration: {level: 1, images: 8}, forms: {activations: moving_average}, training: %s}" % TRAINING
+        "calibration: {level: 1, images: 8}\nforms: {activations: moving_average}\n"
+        f"training: {TRAINING}\n"
     )
     return found
 
