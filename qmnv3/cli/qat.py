@@ -41,7 +41,10 @@ def command(
         ),
     ],
     weights: Annotated[
-        Path | None, typer.Option(help="Float checkpoint, .safetensors or .pth; default the best published.")
+        Path | None,
+        typer.Option(
+            help="Float checkpoint, .safetensors or .pth; default that of --start, else the best published."
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="RUN folder to write; default runs/MODEL_qat.")] = None,
     val: Annotated[str | None, typer.Option(help="Validation folder or shards; default DATA/val.")] = None,
@@ -52,7 +55,8 @@ def command(
         int | None, typer.Option(min=0, max=5, help="Level of calibration to start from, as in `qmnv3 ptq`.")
     ] = None,
     start: Annotated[
-        Path | None, typer.Option(help="RUN of `qmnv3 ptq` to start from, instead of calibrating.")
+        Path | None,
+        typer.Option(help="RUN of `qmnv3 ptq` to start from, with its bits, instead of calibrating."),
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Default from the recipe.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Default from the recipe.")] = None,

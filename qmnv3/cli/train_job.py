@@ -13,10 +13,12 @@ from qmnv3.cli.training_data import (
     batch_source,
     class_outputs,
     find_training_data,
+    named,
     validation,
     whole_images,
 )
 from qmnv3.cli.training_view import TrainingView
+from qmnv3.data.loader import SkippedImages
 from qmnv3.environment import environment
 from qmnv3.errors import ModelError, TrainingError
 from qmnv3.files import write_json
@@ -68,14 +70,15 @@ def run_train(job: TrainJob) -> Outcome:
     if not isinstance(network, MobileNet):
         raise ModelError(f"model {job.model}: only built-in models can be trained")
     trained, judged = class_outputs(data, len(data.train.classes))
-    judge = validation(data, loaded.preprocessing, job.device, judged)
+    unreadable = SkippedImages()
+    judge = validation(data, loaded.preprocessing, job.device, judged, unreadable)
     count = job.config.reestimate_images
 
     def fresh(model: nn.Module) -> None:
         reestimate_batch_norm(model, whole_images(data, loaded.preprocessing, job.config, job.device))
 
     recipe = {"model": network.config.to_json(), "weights": str(job.weights), "data": str(job.data)}
-    recipe |= job.config.model_dump()
+    recipe |= {"val": named(job.val), "resolution": job.resolution} | job.config.model_dump()
     with TrainingView(job.config.epochs) as view:
         outcome = train(
             ClassificationTask(network, job.config.label_smoothing, job.config.mixing),
@@ -84,6 +87,7 @@ def run_train(job: TrainJob) -> Outcome:
             job.out,
             recipe=recipe,
             validate=_with_fresh_statistics(judge, fresh) if judge and count else judge,
+            unreadable=unreadable,
             world=world,
             resume=job.resume,
             reporter=view if world.leads else None,

@@ -29,7 +29,7 @@ from qmnv3.training.config import TrainConfig
 from qmnv3.training.diagnosis import not_finite, note_loss
 from qmnv3.training.distributed import ALONE, World, alone, from_leader, largest, loss_of, names_of_all
 from qmnv3.training.ema import Ema
-from qmnv3.training.logs import LOG, JsonLines, Reporter, Silent, TensorBoard
+from qmnv3.training.logs import EVENTS, LOG, JsonLines, Reporter, Silent, TensorBoard
 from qmnv3.training.memory import keep_freed_memory
 from qmnv3.training.optimizer import make_optimizer, set_rate
 from qmnv3.training.randomness import seed_step
@@ -53,12 +53,21 @@ class Batches(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came out: `best` is the best validation result, None without validation."""
+    """What came out: `best` is the best validation result, `start` that of what training began with.
+
+    None where there was none. The images that could not be read are those `skipped`.
+    """
 
     steps: int
     best: float | None
+    start: float | None
     seconds: float
     skipped: tuple[str, ...]
+
+    @property
+    def kept_start(self) -> bool:
+        """Whether no epoch was better than what training began with."""
+        return self.start is not None and self.start == self.best
 
 
 def train(
@@ -69,14 +78,16 @@ def train(
     *,
     recipe: dict[str, Any],
     validate: Callable[[nn.Module], float] | None = None,
-    judge_start: bool = False,
+    judge_start: Callable[[], float] | None = None,
+    unreadable: SkippedImages | None = None,
     world: World = ALONE,
     resume: bool = False,
     reporter: Reporter | None = None,
 ) -> Outcome:
     """Train `task.model` in place; in the end it holds the best weights by `validate`, else the last.
 
-    With `judge_start` the weights it comes with are among those judged: training then never makes it worse.
+    `judge_start` judges what the epochs must beat: where none did, `Outcome.kept_start`, the caller should
+    keep that. `unreadable` fills with validation images that could not be read.
 
     `out/checkpoints` gets `last` and `best`, `out/log.jsonl` a line per logged step and validation. With
     `resume` a run that was killed goes on from `last`, in the middle of an epoch, and on the CPU ends with
@@ -86,20 +97,19 @@ def train(
     TrainingStopped, with everything saved, after SIGINT or SIGTERM.
     """
     keep_freed_memory()
-    run = _Run(task, config, out, recipe, world, resume, reporter or Silent())
+    run = _Run(task, config, out, recipe, world, resume, reporter or Silent(), unreadable or SkippedImages())
     source = batches(Position(run.progress.epoch, run.progress.batch))
     started = time.perf_counter()
     try:
         with asked_to_stop() as stop:
-            run.train(source, validate, stop, judge_start=judge_start)
+            run.train(source, validate, judge_start, stop)
     finally:
         source.close()
     from_leader(0.0)  # which has then saved everything
-    best = out / CHECKPOINTS / BEST
-    load_weights(best if run.progress.best is not None else out / CHECKPOINTS / LAST, task.model)
-    task.before_step(run.progress.step, 1)
-    seconds = time.perf_counter() - started
-    return Outcome(run.progress.step, run.progress.best, seconds, tuple(run.progress.skipped))
+    progress, seconds = run.progress, time.perf_counter() - started
+    load_weights(out / CHECKPOINTS / (LAST if progress.best == progress.start else BEST), task.model)
+    task.before_step(progress.step, 1)
+    return Outcome(progress.step, progress.best, progress.start, seconds, tuple(progress.skipped))
 
 
 class _Run:
@@ -112,8 +122,10 @@ class _Run:
         world: World,
         resume: bool,
         reporter: Reporter,
+        unreadable: SkippedImages,
     ) -> None:
         self.task, self.config, self.world, self.reporter = task, config, world, reporter
+        self.unreadable = unreadable
         self.folder = out / CHECKPOINTS
         self.folder.mkdir(parents=True, exist_ok=True)
         task.model.to(world.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -130,18 +142,17 @@ class _Run:
         if resume:
             load_state(self.folder / LAST, self.saved)
         step, validated = self.progress.step, self.progress.batch == 0
-        self.log = JsonLines(out / LOG, step, validated=validated) if world.leads else None
+        self.log = JsonLines(out / LOG, step if resume else None, validated) if world.leads else None
         writes = config.tensorboard and world.leads
-        self.board = TensorBoard(out / "tensorboard", step) if writes else None
+        self.board = TensorBoard(out / EVENTS, step) if writes else None
         self.loss = loss_of(task, world, compiled=config.compile)
 
     def train(
         self,
         source: Batches,
         validate: Callable[[nn.Module], float] | None,
+        judge_start: Callable[[], float] | None,
         stop: Stop,
-        *,
-        judge_start: bool,
     ) -> None:
         """Every epoch that is left."""
         config, progress = self.config, self.progress
@@ -150,8 +161,8 @@ class _Run:
         total = updates * config.epochs
         saved_at = time.perf_counter()
         if progress.step == 0:
-            if validate and judge_start and progress.best is None:
-                self.validate(validate, updates)
+            if judge_start and progress.start is None:
+                progress.best = progress.start = self.judged(judge_start)
             self.save(LAST)
         while progress.epoch < config.epochs:
             self.task.model.train()
@@ -166,8 +177,12 @@ class _Run:
             for _ in range(source.steps_per_epoch - updates * config.accumulate):
                 next(source)  # too few for an update
             self.note_skipped(names_of_all(progress.skipped))
-            progress.epoch, progress.batch = progress.epoch + 1, 0
-            if validate and (progress.epoch % config.validate_every == 0 or progress.epoch == config.epochs):
+            epoch = progress.epoch + 1
+            due = epoch % config.validate_every == 0 or epoch == config.epochs
+            if validate and due:
+                self.save(LAST)  # validation may take long
+            progress.epoch, progress.batch = epoch, 0
+            if validate and due:
                 self.validate(validate, updates)
             self.save(LAST)
             saved_at = time.perf_counter()
@@ -277,18 +292,20 @@ class _Run:
         with nullcontext() if self.ema is None else self.ema.applied():
             self.task.before_step(progress.step, updates)
             result = self.judged(lambda: validate(model))
-        record = {"step": progress.step, "epoch": progress.epoch, "validation": result}
-        self.write(record)
-        self.reporter.validated(record)
         if progress.best is None or result > progress.best:
             progress.best = result
             self.save(BEST)
 
     def judged(self, judge: Callable[[], float]) -> float:
-        """What the first process finds; the others wait."""
+        """What the first process finds, logged; the others wait."""
         with alone():
-            result = judge() if self.world.leads else 0.0
-        return from_leader(result)
+            own = judge() if self.world.leads else 0.0
+        self.note_skipped([str(path) for path in self.unreadable.paths])
+        result = from_leader(own)
+        record = {"step": self.progress.step, "epoch": self.progress.epoch, "validation": result}
+        self.write(record)
+        self.reporter.validated(record)
+        return result
 
     def write(self, record: dict[str, Any]) -> None:
         """Add to the logs."""

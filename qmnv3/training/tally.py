@@ -31,5 +31,5 @@ class Tally:
     def of_all(self, processes: int, device: str) -> "Tally":
         """That of all processes together."""
         own = [self.loss, self.right, self.known, self.seen]
-        loss, *counts = total(torch.tensor(own, dtype=torch.float64, device=device)).tolist()
-        return Tally(loss / processes, *map(int, counts), self.classes)
+        loss, right, known, seen = total(torch.tensor(own, dtype=torch.float64, device=device)).tolist()
+        return Tally(loss / processes, int(right), int(known), int(seen), self.classes)

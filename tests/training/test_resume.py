@@ -59,6 +59,29 @@ def validations(out: Path) -> list[int]:
     return [line["step"] for line in read_log(out / "log.jsonl") if "validation" in line]
 
 
+class KilledAtFirstStep:
+    def step(self, record: dict[str, Any], total: int) -> None:
+        raise Killed
+
+    def validated(self, record: dict[str, Any]) -> None:
+        pass
+
+
+def test_what_training_began_with_is_judged_once_and_stays_in_the_log(tmp_path: Path) -> None:
+    settings, judged = config(save_every_s=1e9), []
+
+    def judge_start() -> float:
+        judged.append(0.25)
+        return 0.25
+
+    options = {"validate": lambda model: 0.5, "judge_start": judge_start}
+    with pytest.raises(Killed):
+        run(tmp_path, settings, reporter=KilledAtFirstStep(), **options)
+    run(tmp_path, settings, resume=True, **options)
+    assert judged == [0.25]
+    assert validations(tmp_path) == [STEPS_PER_EPOCH * epoch for epoch in (0, 1, 2, 3)]
+
+
 class KilledAtFirstValidation:
     def step(self, record: dict[str, Any], total: int) -> None:
         pass
