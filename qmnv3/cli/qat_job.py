@@ -167,6 +167,7 @@ def _task(job: QatJob, data: TrainingData, start: Start, model: QatModel, world:
         teacher=teacher,
         labelled=data.labelled,
         total_steps=max(1, batches // config.training.accumulate) * config.training.epochs,
+        accumulate=config.training.accumulate,
         label_smoothing=config.training.label_smoothing,
         mixing=config.training.mixing,
     )

@@ -19,7 +19,8 @@ class QatTask:
     """A `QatModel`, its schedule over `total_steps` optimizer steps, and its loss.
 
     Where in the schedule it is follows from the step alone. `labelled` says whether labels are classes of the
-    model; without labels and without a `teacher` there is nothing to learn from.
+    model; without labels and without a `teacher` there is nothing to learn from. `accumulate` batches make a
+    step.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class QatTask:
         teacher: Teacher | None,
         labelled: bool,
         total_steps: int,
+        accumulate: int = 1,
         label_smoothing: float = 0.0,
         mixing: MixingConfig | None = None,
     ) -> None:
@@ -38,7 +40,7 @@ class QatTask:
         self._schedule, self._distillation = schedule, distillation
         self._teacher = teacher
         self._taught = (distillation.weight if labelled else 1.0) if teacher is not None else 0.0
-        self._total = total_steps
+        self._total, self._accumulate = total_steps, accumulate
         self._smoothing = label_smoothing
         self._mixing = mixing or MixingConfig()
 
@@ -68,7 +70,9 @@ class QatTask:
         if done >= schedule.freeze_ranges_after:
             self.model.freeze_ranges()
         if schedule.damping:
-            self.model.damp(schedule.damping * (1.0 - math.cos(math.pi * done)) / 2.0)
+            # Every batch's backward pass adds it, once a step is meant.
+            strength = schedule.damping / self._accumulate
+            self.model.damp(strength * (1.0 - math.cos(math.pi * done)) / 2.0)
 
     def after_step(self) -> None:
         """Take in what ranges observed: nothing must be pending when a checkpoint is saved."""

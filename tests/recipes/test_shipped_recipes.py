@@ -42,6 +42,13 @@ def test_quantization_aware_training_is_not_compiled() -> None:
         load_recipe("v3s_qat", QatConfig, **{"training.compile": True})
 
 
+def test_features_of_a_parent_that_does_not_teach_are_refused() -> None:
+    features = {"distillation.features": ("add",), "distillation.weight": 0.0}
+    with pytest.raises(RecipeError, match=r"distillation\.features .* need a distillation\.weight above 0"):
+        load_recipe("v3s_qat", QatConfig, **features)
+    assert load_recipe("v3s_qat", QatConfig, **features | {"distillation.weight": 0.1})
+
+
 def test_the_multipliers_and_resolutions_are_table_9s() -> None:
     found = cells(load_recipe("multiplier_resolution", AblationConfig))
     assert {(c.model, c.width, c.resolution) for c in found} == {
