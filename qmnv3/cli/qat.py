@@ -66,6 +66,12 @@ def command(
     distill: Annotated[
         float | None, typer.Option(min=0, max=1, help="Share of the loss that is the float model's.")
     ] = None,
+    accumulate: Annotated[
+        int | None, typer.Option(min=1, help="Batches per update; default from the recipe.")
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="float32 or bf16 (autocast); default from the recipe.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="Default from the recipe.")] = None,
     width: Annotated[float | None, typer.Option(help="Width multiplier; default the checkpoint's.")] = None,
     resolution: Annotated[
@@ -88,6 +94,8 @@ def command(
         "distillation.weight": distill,
         "training.epochs": epochs,
         "training.batch_size": batch_size,
+        "training.accumulate": accumulate,
+        "training.precision": precision,
         "training.seed": seed,
         "training.optimizer.rate": rate,
     }

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -325,3 +326,26 @@ def test_a_misspelt_key_of_a_section_is_named(cli: Cli, tmp_path: Path, colours:
     recipe.write_text("training: {epoch: 3}\n")
     done = cli("qat", *MODEL, "--data", colours, "--out", tmp_path / "RUN", "--recipe", recipe)
     assert_refused(done, "training.epoch", "did you mean 'epochs'?")
+
+
+def test_precision_and_accumulation_win_over_the_recipe(cli: Cli, tmp_path: Path, colours: Path) -> None:
+    given = ("--data", colours, "--out", tmp_path / "float", "--epochs", 1, "--batch-size", 4)
+    done = cli("train", *MODEL, *given, "--precision", "bf16", "--accumulate", 2)
+    assert done.code == 0, done.stderr
+    summary = json.loads((tmp_path / "float" / "train.json").read_text())
+    assert summary["steps"] == 3 and summary["recipe"]["precision"] == "bf16"
+    for command in ("train", "qat"):
+        wrong = cli(command, *MODEL, "--data", colours, "--out", tmp_path / "RUN", "--precision", "fp8")
+        assert_refused(wrong, "precision: Input should be 'float32' or 'bf16', found 'fp8'")
+
+
+def test_qat_without_weights_and_network_says_that_weights_can_be_given(
+    cli: Cli, tmp_path: Path, colours: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline(*given: object) -> None:
+        raise httpx.ConnectError("no route to host")
+
+    monkeypatch.setattr("qmnv3.models.download._receive", offline)
+    monkeypatch.setenv("QMNV3_CACHE", str(tmp_path / "cache"))
+    done = cli("qat", "--model", "large", "--data", colours, "--out", tmp_path / "RUN")
+    assert_refused(done, "no route to host", "or give --weights, a checkpoint of large")
