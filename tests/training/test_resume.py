@@ -183,10 +183,11 @@ def test_a_damaged_checkpoint_is_an_error_of_one_line(tmp_path: Path, content: b
         run(tmp_path, config(), resume=True)
 
 
-def test_kill_9_at_any_moment_leaves_a_run_that_can_go_on(tmp_path: Path) -> None:
-    """Ten kills at random moments here; the script takes more."""
-    command = [sys.executable, Path(__file__).with_name("kill_at_random.py"), tmp_path, "10"]
+@pytest.mark.parametrize("options", [("10",), ("2", "--command", "qat")], ids=["train", "qat"])
+def test_kill_9_at_any_moment_leaves_a_run_that_can_go_on(tmp_path: Path, options: tuple[str, ...]) -> None:
+    """A few kills at random moments here; the script takes more."""
+    command = [sys.executable, Path(__file__).with_name("kill_at_random.py"), tmp_path, *options]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
     assert done.returncode == 0, done.stderr
     assert "ended as the unbroken run" in done.stdout
