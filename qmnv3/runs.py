@@ -31,7 +31,7 @@ def save_run(
 ) -> None:
     """Write a whole RUN folder atomically; an existing RUN at `path` is replaced, see `check_out`.
 
-    `extra` are more files by name, such as a training's log.
+    `extra` are more files by path in it, such as a training's log.
     """
     check_out(path)
     with atomic_dir(path) as temporary:
@@ -39,6 +39,7 @@ def save_run(
         save_graph(float32, temporary / FLOAT32)
         write_json(temporary / CALIBRATION, calibration)
         for name, content in (extra or {}).items():
+            (temporary / name).parent.mkdir(exist_ok=True)
             (temporary / name).write_bytes(content)
         write_json(temporary / PROVENANCE, {**provenance, "environment": environment()})
 

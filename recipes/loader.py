@@ -12,6 +12,7 @@ from qmnv3.errors import RecipeError
 
 Config = TypeVar("Config", bound=BaseModel)
 FOLDER = Path(__file__).parent
+BASE = "base"
 
 
 def list_recipes() -> tuple[str, ...]:
@@ -22,9 +23,32 @@ def list_recipes() -> tuple[str, ...]:
 def load_recipe(name: str, model: type[Config], **overrides: Any) -> Config:
     """Read a shipped recipe by name or a YAML file by path into `model`; `overrides` win when not None.
 
-    An override's key may name a value of a section, "section.key".
+    An override's key may name a value of a section, "section.key". A recipe may name another as its `base`
+    and say only what differs.
     Raises RecipeError naming file, key and the nearest valid name.
     """
+    path, value = _resolved(name, ())
+    for key, item in overrides.items():
+        if item is not None:
+            _override(value, key.split("."), item)
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise RecipeError(f"{path}: {_describe(error, model)}") from error
+
+
+def _resolved(name: str, above: tuple[str, ...]) -> tuple[Path, dict[str, Any]]:
+    """Path and values of a recipe, those of its base included; `above` are the recipes it is the base of."""
+    path, value = _read(name)
+    base = value.pop(BASE, None)
+    if base is None:
+        return path, value
+    if base in (*above, name):
+        raise RecipeError(f"{path}: base: {base} is based on this recipe; leave one of them out")
+    return path, _merged(_resolved(str(base), (*above, name))[1], value)
+
+
+def _read(name: str) -> tuple[Path, dict[str, Any]]:
     path = FOLDER / f"{name}.yaml" if name in list_recipes() else Path(name)
     try:
         value = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
@@ -38,13 +62,16 @@ def load_recipe(name: str, model: type[Config], **overrides: Any) -> Config:
         raise RecipeError(f"{path}: not valid YAML ({_problem(error)})") from error
     if not isinstance(value, dict):
         raise RecipeError(f"{path}: must hold keys and values, found {type(value).__name__}")
-    for key, item in overrides.items():
-        if item is not None:
-            _override(value, key.split("."), item)
-    try:
-        return model.model_validate(value)
-    except ValidationError as error:
-        raise RecipeError(f"{path}: {_describe(error, model)}") from error
+    return path, value
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Both, key by key; where both have a value, `above` wins."""
+    merged = below | above
+    for key in below.keys() & above.keys():
+        if isinstance(below[key], dict) and isinstance(above[key], dict):
+            merged[key] = _merged(below[key], above[key])
+    return merged
 
 
 def _override(value: dict[str, Any], keys: list[str], item: Any) -> None:

@@ -41,7 +41,10 @@ def command(
         ),
     ],
     weights: Annotated[
-        Path | None, typer.Option(help="Float checkpoint, .safetensors or .pth; default the best published.")
+        Path | None,
+        typer.Option(
+            help="Float checkpoint, .safetensors or .pth; default that of --start, else the best published."
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="RUN folder to write; default runs/MODEL_qat.")] = None,
     val: Annotated[str | None, typer.Option(help="Validation folder or shards; default DATA/val.")] = None,
@@ -52,7 +55,8 @@ def command(
         int | None, typer.Option(min=0, max=5, help="Level of calibration to start from, as in `qmnv3 ptq`.")
     ] = None,
     start: Annotated[
-        Path | None, typer.Option(help="RUN of `qmnv3 ptq` to start from, instead of calibrating.")
+        Path | None,
+        typer.Option(help="RUN of `qmnv3 ptq` to start from, with its bits, instead of calibrating."),
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Default from the recipe.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Default from the recipe.")] = None,
@@ -61,6 +65,12 @@ def command(
     ] = None,
     distill: Annotated[
         float | None, typer.Option(min=0, max=1, help="Share of the loss that is the float model's.")
+    ] = None,
+    accumulate: Annotated[
+        int | None, typer.Option(min=1, help="Batches per update; default from the recipe.")
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="float32 or bf16 (autocast); default from the recipe.")
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="Default from the recipe.")] = None,
     width: Annotated[float | None, typer.Option(help="Width multiplier; default the checkpoint's.")] = None,
@@ -84,6 +94,8 @@ def command(
         "distillation.weight": distill,
         "training.epochs": epochs,
         "training.batch_size": batch_size,
+        "training.accumulate": accumulate,
+        "training.precision": precision,
         "training.seed": seed,
         "training.optimizer.rate": rate,
     }

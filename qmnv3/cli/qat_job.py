@@ -5,6 +5,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ import numpy as np
 from safetensors.torch import save
 from torch import fx, nn
 
+from calibration.freeze import FlooredScale
 from calibration.progress import Progress, silent
 from calibration.report import layer_table
 from calibration.statistics import collect
 from qmnv3.cli.ptq_job import Photos, fingerprint
-from qmnv3.cli.qat_start import QatJob, Start, checkpoint, load_float, make_start, photos
+from qmnv3.cli.qat_start import QatJob, Start, checkpoint, like_start, load_float, make_start, photos
 from qmnv3.cli.train_job import check_training_folder
 from qmnv3.cli.training_data import (
     TrainingData,
@@ -28,7 +30,9 @@ from qmnv3.cli.training_data import (
 )
 from qmnv3.cli.training_view import TrainingView
 from qmnv3.data.image_set import IntArray
+from qmnv3.data.loader import SkippedImages
 from qmnv3.ir import Metadata, QuantGraph
+from qmnv3.models.weights import LoadedModel
 from qmnv3.qat.distillation import Teacher
 from qmnv3.qat.model import QatModel
 from qmnv3.qat.task import QatTask, freeze_trained, reestimate_batch_norm
@@ -37,7 +41,8 @@ from qmnv3.quant.fake_quant import activation_sites, fake_quant
 from qmnv3.quant.sites import read_sites
 from qmnv3.quant.state import State, model_state
 from qmnv3.runs import CALIBRATED, check_out, save_run
-from qmnv3.training.distributed import World, join_world
+from qmnv3.training.distributed import World, alone, join_world
+from qmnv3.training.logs import EVENTS, LOG
 from qmnv3.training.loop import Outcome, train
 
 Judge = Callable[[nn.Module], float]
@@ -58,11 +63,13 @@ class QatResult:
         """Two lines for a person."""
         judged = ""
         if self.accuracy is not None and self.float_accuracy is not None:
-            assert self.calibrated_accuracy is not None
             judged = (
-                f"; top-1 {100 * self.accuracy:.2f} % in int8, {100 * self.calibrated_accuracy:.2f} % before "
-                f"training, {100 * self.float_accuracy:.2f} % in float"
+                f"; top-1 {100 * self.accuracy:.2f} % in int8, {100 * self.float_accuracy:.2f} % in float"
             )
+        if self.calibrated_accuracy is not None:
+            judged += f", {100 * self.calibrated_accuracy:.2f} % before training"
+        if self.outcome.kept_start:
+            judged += ", which no epoch was better than: the calibrated model is kept"
         return (
             f"{self.out}: {self.outcome.steps} steps, {self.seconds:.0f} s{judged}\n"
             f"next: qmnv3 inspect {self.out}; qmnv3 export --int8 --checkpoint {self.out} --out export"
@@ -80,14 +87,17 @@ def run_qat(job: QatJob, progress: Progress = silent) -> QatResult | None:
     check_out(job.out)
     world = join_world(job.device)
     if world.leads:
-        check_training_folder(job.work, resume=job.resume)
+        check_training_folder(job.work, resume=job.resume, restarted=world.restarted)
+    job = like_start(job)
     taught_alone = job.config.distillation.weight == 1.0
     data = find_training_data(job.data, job.val, labels=False if taught_alone else None)
     loaded = load_float(job)
     start = make_start(job, data, loaded, progress, world)
     trained, judged = class_outputs(data, read_sites(start.parent)[-1].output_shape[1])
-    judge = validation(data, loaded.preprocessing, job.device, judged)
+    unreadable = SkippedImages()
+    judge = validation(data, loaded.preprocessing, job.device, judged, unreadable)
     model = QatModel(copy.deepcopy(start.model), job.config.forms, start.floored)
+    freeze = _freezing(job, data, loaded, start)
     with TrainingView(job.config.training.epochs) as view:
         outcome = train(
             _task(job, data, start, model, world),
@@ -95,26 +105,24 @@ def run_qat(job: QatJob, progress: Progress = silent) -> QatResult | None:
             job.config.training,
             job.work,
             recipe=job.begun_with(),
-            validate=_as_deployed(judge, start),
-            judge_start=True,
+            validate=_as_deployed(judge, freeze, job.device),
+            judge_start=None if judge is None else partial(_deployed, judge, start.model, job.device),
+            unreadable=unreadable,
             world=world,
             resume=job.resume,
             reporter=view if world.leads else None,
         )
     if not world.leads:
         return None
-    if job.config.training.reestimate_images:
-        reestimate_batch_norm(
-            model, whole_images(data, loaded.preprocessing, job.config.training, job.device)
-        )
-    model.cpu()
-    frozen = copy.deepcopy(start.model)
-    floored = freeze_trained(model, frozen)
-    accuracies = _accuracies(judge, start, frozen, job.device)
+    frozen, floors = start.model, start.report["floored_scales"]
+    if not outcome.kept_start:
+        with alone():
+            frozen, floored = freeze(model)
+        floors = [asdict(floor) for floor in floored]
+    accuracies = _accuracies(judge, start, frozen, outcome, job.device)
     metadata = Metadata(job.model, loaded.preprocessing, _labels(data, trained))
     graphs = convert(frozen, metadata, "int8"), convert(start.parent, metadata, "float32")
     layers = _layers(job, photos(job, data, loaded), frozen, progress)
-    floors = [asdict(floor) for floor in floored]
     report = start.report | {"floored_scales": floors, "layers": layers}
     _save(job, graphs, report, outcome, accuracies, model_state(frozen))
     return QatResult(job.out, outcome, *accuracies, time.perf_counter() - started)
@@ -159,39 +167,58 @@ def _task(job: QatJob, data: TrainingData, start: Start, model: QatModel, world:
         teacher=teacher,
         labelled=data.labelled,
         total_steps=max(1, batches // config.training.accumulate) * config.training.epochs,
+        accumulate=config.training.accumulate,
         label_smoothing=config.training.label_smoothing,
         mixing=config.training.mixing,
     )
 
 
-def _as_deployed(judge: Judge | None, start: Start) -> Judge | None:
+Freeze = Callable[[QatModel], tuple[fx.GraphModule, tuple[FlooredScale, ...]]]
+
+
+def _freezing(job: QatJob, data: TrainingData, loaded: LoadedModel, start: Start) -> Freeze:
+    """Makes of a `QatModel` what it is deployed as, and leaves it as it is; also gives the floored scales."""
+    config = job.config.training
+
+    def freeze(model: QatModel) -> tuple[fx.GraphModule, tuple[FlooredScale, ...]]:
+        trained, frozen = copy.deepcopy(model), copy.deepcopy(start.model)
+        if config.reestimate_images:
+            reestimate_batch_norm(trained, whole_images(data, loaded.preprocessing, config, job.device))
+        floored = freeze_trained(trained.cpu(), frozen)
+        return frozen, floored
+
+    return freeze
+
+
+def _as_deployed(judge: Judge | None, freeze: Freeze, device: str) -> Judge | None:
     """Judges what a `QatModel` would be frozen to: both differ by what rounding makes of ties."""
     if judge is None:
         return None
 
     def judge_frozen(model: nn.Module) -> float:
         assert isinstance(model, QatModel)
-        frozen = copy.deepcopy(start.model)
-        freeze_trained(model, frozen)
-        with fake_quant(frozen):
-            return judge(frozen.to(next(model.parameters()).device))
+        return _deployed(judge, freeze(model)[0], device)
 
     return judge_frozen
 
 
+def _deployed(judge: Judge, frozen: fx.GraphModule, device: str) -> float:
+    """Accuracy of a frozen model as it is deployed."""
+    with fake_quant(frozen):
+        accuracy = judge(frozen.to(device))
+    frozen.cpu()
+    return accuracy
+
+
 def _accuracies(
-    judge: Judge | None, start: Start, frozen: nn.Module, device: str
+    judge: Judge | None, start: Start, frozen: fx.GraphModule, outcome: Outcome, device: str
 ) -> tuple[float | None, float | None, float | None]:
-    """Of the float model, the calibrated one and the trained one, both as they are deployed."""
+    """Of the float model, the calibrated one and what is kept, both as they are deployed."""
     if judge is None:
         return None, None, None
-    results = [judge(start.parent.to(device))]
-    for model in (start.model, frozen):
-        with fake_quant(model):
-            results.append(judge(model.to(device)))
-    for model in (start.parent, start.model, frozen):
-        model.cpu()
-    return results[0], results[1], results[2]
+    in_float = judge(start.parent.to(device))
+    start.parent.cpu()
+    return in_float, outcome.start, _deployed(judge, frozen, device)
 
 
 def _save(
@@ -214,7 +241,7 @@ def _save(
         "warnings": report["coverage"],
         "training": asdict(outcome) | dict(zip(names, accuracies, strict=True)),
     }
-    log = (job.work / "log.jsonl").read_bytes()
-    extra = {"log.jsonl": log, CALIBRATED: save(state)}
-    save_run(job.out, *graphs, report, provenance, extra)
+    logs = [job.work / LOG, *sorted((job.work / EVENTS).glob("*"))]
+    extra = {str(path.relative_to(job.work)): path.read_bytes() for path in logs}
+    save_run(job.out, *graphs, report, provenance, extra | {CALIBRATED: save(state)})
     shutil.rmtree(job.work, ignore_errors=True)

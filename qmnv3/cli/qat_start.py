@@ -1,7 +1,7 @@
 """Where `qmnv3 qat` starts: the float model, calibrated now or in a RUN of `qmnv3 ptq`."""
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,26 +9,27 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import fx
 
+from calibration.config import WeightConfig
 from calibration.progress import Progress, silent
 from calibration.ptq import calibrate
-from qmnv3.cli.ptq_job import Photos
-from qmnv3.cli.training_data import TrainingData
+from qmnv3.cli.ptq_job import Photos, fingerprint
+from qmnv3.cli.training_data import TrainingData, named
 from qmnv3.data.folder import sample
-from qmnv3.errors import GraphError, PrepareError, TrainingError
+from qmnv3.errors import GraphError, PrepareError, TrainingError, WeightsError
 from qmnv3.models.download import cache_dir, fetch
 from qmnv3.models.releases import best_release
 from qmnv3.models.weights import LoadedModel, load_model
 from qmnv3.qat.config import QatConfig
 from qmnv3.quant.prepare import prepare
 from qmnv3.quant.state import restore_model
-from qmnv3.runs import CALIBRATED, CALIBRATION, load_report
+from qmnv3.runs import CALIBRATED, CALIBRATION, PROVENANCE, load_report
 from qmnv3.training.distributed import World
 
 
 @dataclass(frozen=True)
 class QatJob:
     """What to train, on what, and where to put it. Without class folders in `data` it learns from the float
-    model alone. `start` is a RUN of `qmnv3 ptq` to start from instead of calibrating.
+    model alone. `start` is a RUN to start from instead of calibrating, see `like_start`.
     """
 
     model: str
@@ -45,13 +46,47 @@ class QatJob:
 
     def begun_with(self) -> dict[str, Any]:
         """What must be the same for a run to go on."""
-        given = {"model": self.model, "weights": str(self.weights), "start": str(self.start)}
-        return given | {"data": str(self.data), "width": self.width} | self.config.model_dump()
+        given: dict[str, Any] = {"model": self.model, "weights": str(self.weights), "start": str(self.start)}
+        given |= {"data": str(self.data), "val": named(self.val)}
+        return given | {"width": self.width, "resolution": self.resolution} | self.config.model_dump()
 
     @property
     def work(self) -> Path:
         """Where the training lies until the RUN is complete."""
         return self.out.with_name(f"{self.out.name}.training")
+
+
+def like_start(job: QatJob) -> QatJob:
+    """`job` with the weights and the bits of the RUN it starts from; TrainingError where it has others.
+
+    Without --weights those at the path that the RUN remembers are taken, if they are still the same.
+    """
+    if job.start is None:
+        return job
+    made = load_report(job.start, PROVENANCE)
+    try:
+        recipe, known = made["recipe"], made["weights"]
+        bits = WeightConfig.model_validate(recipe.get("calibration", recipe)["weights"])
+        path, sha256 = (None, None) if known is None else (Path(known["path"]), known["sha256"])
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise GraphError(
+            f"{job.start / PROVENANCE}: is damaged; make the RUN again with `qmnv3 ptq`"
+        ) from error
+    calibration = job.config.calibration.model_copy(update={"weights": bits})
+    job = replace(job, config=job.config.model_copy(update={"calibration": calibration}))
+    weights = job.weights or path
+    if weights is None or (job.weights is None and not weights.is_file()):
+        missing = "it was made without" if path is None else f"{path} is gone"
+        raise TrainingError(
+            f"--start {job.start}: needs the weights it was made from, {missing}; give --weights"
+        )
+    found = fingerprint(weights) if weights.is_file() else None
+    if found is not None and sha256 is not None and found["sha256"] != sha256:
+        raise TrainingError(
+            f"--start {job.start}: was made from {path} (SHA-256 begins {sha256[:8]}), but {weights} has "
+            f"{found['sha256'][:8]}; give the same --weights, or calibrate these"
+        )
+    return replace(job, weights=weights)
 
 
 def load_float(job: QatJob) -> LoadedModel:
@@ -73,7 +108,10 @@ def checkpoint(job: QatJob) -> Path:
             f"model {job.model}: no --weights, and none are published; train a float model first: "
             f"qmnv3 train --model {job.model} --data {job.data} --out runs/float"
         )
-    return fetch(release, cache_dir())
+    try:
+        return fetch(release, cache_dir())
+    except WeightsError as error:
+        raise WeightsError(f"{error}; or give --weights, a checkpoint of {job.model}") from error
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,12 @@ def command(
     rate: Annotated[
         float | None, typer.Option(help="Learning rate at the recipe's reference batch; default its own.")
     ] = None,
+    accumulate: Annotated[
+        int | None, typer.Option(min=1, help="Batches per update; default from the recipe.")
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="float32 or bf16 (autocast); default from the recipe.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="Default from the recipe.")] = None,
     width: Annotated[float | None, typer.Option(help="Width multiplier.")] = None,
     resolution: Annotated[int | None, typer.Option(min=32, help="Input side in pixels; default 224.")] = None,
@@ -71,7 +77,14 @@ def command(
     from qmnv3.training.config import TrainConfig
     from recipes import load_recipe
 
-    overrides = {"epochs": epochs, "batch_size": batch_size, "seed": seed, "optimizer.rate": rate}
+    overrides = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "accumulate": accumulate,
+        "precision": precision,
+        "seed": seed,
+        "optimizer.rate": rate,
+    }
     config = load_recipe(recipe, TrainConfig, **overrides)
     if (teacher is None) != (teacher_weights is None):
         raise TrainingError("a teacher needs both: --teacher MODEL and --teacher-weights FILE")

@@ -13,11 +13,13 @@ from qmnv3.cli.training_data import (
     batch_source,
     class_outputs,
     find_training_data,
+    named,
     validation,
     whole_images,
 )
 from qmnv3.cli.training_view import TrainingView
 from qmnv3.data.classes import class_index
+from qmnv3.data.loader import SkippedImages
 from qmnv3.environment import environment
 from qmnv3.errors import ModelError, TrainingError
 from qmnv3.files import write_json
@@ -30,7 +32,7 @@ from qmnv3.preprocessing import Preprocessing
 from qmnv3.training.batch_norm import reestimate_batch_norm
 from qmnv3.training.checkpoints import LAST
 from qmnv3.training.config import TrainConfig
-from qmnv3.training.distributed import join_world
+from qmnv3.training.distributed import alone, join_world
 from qmnv3.training.loop import CHECKPOINTS, Outcome, train
 from qmnv3.training.task import ClassificationTask
 from qmnv3.training.teacher import Teacher
@@ -76,20 +78,26 @@ def run_train(job: TrainJob) -> Outcome:
     """
     world = join_world(job.device)
     if world.leads:
-        check_training_folder(job.out, resume=job.resume)
+        check_training_folder(job.out, resume=job.resume, restarted=world.restarted)
     data = find_training_data(job.data, job.val, labels=True)
     loaded = _load(job, data)
     network = loaded.model
     if not isinstance(network, MobileNet):
         raise ModelError(f"model {job.model}: only built-in models can be trained")
     trained, judged = class_outputs(data, len(data.train.classes))
-    judge = validation(data, loaded.preprocessing, job.device, judged)
+    unreadable = SkippedImages()
+    judge = validation(data, loaded.preprocessing, job.device, judged, unreadable)
     count = job.config.reestimate_images
 
     def fresh(model: nn.Module) -> None:
         reestimate_batch_norm(model, whole_images(data, loaded.preprocessing, job.config, job.device))
 
-    recipe = {"model": network.config.to_json(), "weights": str(job.weights), "data": str(job.data)}
+    recipe: dict[str, Any] = {
+        "model": network.config.to_json(),
+        "weights": str(job.weights),
+        "data": str(job.data),
+    }
+    recipe |= {"val": named(job.val), "resolution": job.resolution}
     recipe |= {"teacher": str(job.teacher and job.teacher.weights)} | job.config.model_dump()
     with TrainingView(job.config.epochs) as view:
         outcome = train(
@@ -105,27 +113,34 @@ def run_train(job: TrainJob) -> Outcome:
             job.out,
             recipe=recipe,
             validate=_with_fresh_statistics(judge, fresh) if judge and count else judge,
+            unreadable=unreadable,
             world=world,
             resume=job.resume,
             reporter=view if world.leads else None,
         )
     if world.leads:
         if count:
-            fresh(network)
+            with alone():
+                fresh(network)
         save_checkpoint(job.out / WEIGHTS, network.cpu(), loaded.preprocessing)
         write_json(job.out / SUMMARY, _summary(outcome, recipe))
     return outcome
 
 
-def check_training_folder(out: Path, *, resume: bool) -> None:
-    """TrainingError where a new run would overwrite another, or there is none to resume."""
+def check_training_folder(out: Path, *, resume: bool, restarted: bool = False) -> None:
+    """TrainingError where a new run would overwrite another, or there is none to resume.
+
+    Processes that torchrun `restarted` go on with what there is.
+    """
     last = out / CHECKPOINTS / LAST
+    if out.is_file():
+        raise TrainingError(f"{out}: is a file; choose another --out")
+    if restarted:
+        return
     if resume and not last.is_file():
         raise TrainingError(f"{out}: no {CHECKPOINTS}/{LAST} to resume; begin without --resume")
     if not resume and last.exists():
         raise TrainingError(f"{out}: holds a training already; give --resume to go on, or another --out")
-    if out.is_file():
-        raise TrainingError(f"{out}: is a file; choose another --out")
 
 
 def _load(job: TrainJob, data: TrainingData) -> LoadedModel:

@@ -13,7 +13,7 @@ from qmnv3.data.augment import Augmentation
 from qmnv3.data.classes import class_index
 from qmnv3.data.folder import find_images, sample
 from qmnv3.data.image_set import ImageSet, IntArray
-from qmnv3.data.loader import load_batches
+from qmnv3.data.loader import SkippedImages, load_batches
 from qmnv3.data.order import Position
 from qmnv3.data.shards import are_shards, expand_shards, find_shards
 from qmnv3.data.training_batches import TrainingBatches
@@ -37,6 +37,11 @@ class TrainingData:
     def labelled(self) -> bool:
         """Whether every image has a class."""
         return bool(self.train.classes)
+
+
+def named(images: Path | str | None) -> str | None:
+    """What was asked for, as a checkpoint remembers it."""
+    return None if images is None else str(images)
 
 
 def find_training_data(data: Path | str, val: Path | str | None, *, labels: bool | None) -> TrainingData:
@@ -123,20 +128,27 @@ def whole_images(
 
 
 def validation(
-    data: TrainingData, spec: Preprocessing, device: str, outputs: IntArray
+    data: TrainingData, spec: Preprocessing, device: str, outputs: IntArray, skipped: SkippedImages
 ) -> Callable[[nn.Module], float] | None:
-    """Share of the validation images a model gets right; their class i is its output `outputs[i]`."""
+    """Share of the validation images a model gets right; their class i is its output `outputs[i]`.
+
+    Corrupt images are left out and added to `skipped`.
+    """
     folder = data.val
     if folder is None:
         return None
 
     @torch.inference_mode()
     def judge(model: nn.Module) -> float:
-        right = 0
-        for batch in load_batches(folder, spec, _VALIDATION_BATCH):
+        right = seen = 0
+        batches = load_batches(folder, spec, _VALIDATION_BATCH, skip_bad=True)
+        for batch in batches:
             images = torch.from_numpy(batch.images).permute(0, 3, 1, 2).to(device)
             found = model(images).argmax(1).cpu().numpy()
             right += int((found == outputs[batch.labels]).sum())
-        return right / len(folder)
+            seen += len(batch)
+        for path, reason in zip(batches.skipped.paths, batches.skipped.reasons, strict=True):
+            skipped.add(path, reason)
+        return right / seen
 
     return judge

@@ -1,4 +1,4 @@
-"""A running training on the terminal: a live line on a TTY, plain lines every so often elsewhere."""
+"""A running training on the terminal: a live line on a TTY, elsewhere plain lines, one an epoch at least."""
 
 import time
 from typing import Any
@@ -51,7 +51,8 @@ class TrainingView:
             return
         self._first_step = self._first_step or record["step"]
         now = time.monotonic()
-        if now - self._shown_at > _PLAIN_EVERY_S:
+        epoch_ends = record["step"] % (total // self._epochs) == 0
+        if epoch_ends or now - self._shown_at > _PLAIN_EVERY_S:
             self._shown_at = now
             done = record["step"] - self._first_step
             left = (now - self._started_at) / max(done, 1) * (total - record["step"])

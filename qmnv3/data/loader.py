@@ -39,6 +39,12 @@ class SkippedImages:
         """How many were left out."""
         return len(self.paths)
 
+    def add(self, path: Path, reason: str) -> None:
+        """Note an image, once."""
+        if path not in self.paths:
+            self.paths.append(path)
+            self.reasons.append(reason)
+
 
 class BatchIterator:
     """Iterator of Batch; `skipped` fills up while it runs."""
@@ -93,8 +99,7 @@ def _batches(
         except ImageError as error:
             if not skip_bad:
                 raise
-            skipped.paths.append(folder.path(index))
-            skipped.reasons.append(str(error))
+            skipped.add(folder.path(index), str(error))
         if len(images) == batch_size:
             loaded = True
             yield _batch(folder, images, kept)

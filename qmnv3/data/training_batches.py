@@ -66,7 +66,7 @@ class TrainingBatches:
                 images.append(future.result())
                 kept.append(index)
             except ImageError as error:
-                self._skip(index, str(error))
+                self.skipped.add(self._folder.path(index), str(error))
         if not images:
             raise DataError(f"{self._folder.root}: none of a batch can be read; {self.skipped.reasons[-1]}")
         labels = np.asarray([self._folder.labels[i] for i in kept] if self._folder.labels else [], np.int64)
@@ -99,12 +99,6 @@ class TrainingBatches:
         image = self._folder.decode(index, self._spec.resize * _CROP_OVERSAMPLING)
         generator = np.random.default_rng([self._seed, epoch, index])
         return augment(image, self._spec, self._augmentation, generator)
-
-    def _skip(self, index: int, reason: str) -> None:
-        path = self._folder.path(index)
-        if path not in self.skipped.paths:
-            self.skipped.paths.append(path)
-            self.skipped.reasons.append(reason)
 
 
 _Pending = list[tuple[int, Future[FloatImage]]]

@@ -33,9 +33,10 @@ class FormsConfig(_Strict):
 class QatScheduleConfig(_Strict):
     """When what happens, as shares of all training steps.
 
-    Rounding starts after `quantize_after`. BatchNorm takes its statistics from the batches until
-    `freeze_batch_norm_after`, ranges change until `freeze_ranges_after`. `damping` draws weights to the
-    middle of their bins, more and more along a cosine up to this strength (Nagel et al. 2022).
+    Rounding starts after `quantize_after`; averaged ranges observe before, too. BatchNorm takes its
+    statistics from the batches until `freeze_batch_norm_after`, ranges change until `freeze_ranges_after`.
+    `damping` draws weights to the middle of their bins, more and more along a cosine up to this strength
+    (Nagel et al. 2022).
     """
 
     quantize_after: Share = 0.0
@@ -72,6 +73,14 @@ class QatConfig(_Strict):
     schedule: QatScheduleConfig = QatScheduleConfig()
     distillation: DistillationConfig = DistillationConfig()
     training: TrainConfig = TrainConfig()
+
+    @model_validator(mode="after")
+    def _features_are_taught(self) -> "QatConfig":
+        if self.distillation.features and self.distillation.weight == 0:
+            raise ValueError(
+                "distillation.features are the float parent's: they need a distillation.weight above 0"
+            )
+        return self
 
     @model_validator(mode="after")
     def _is_no_float_training(self) -> "QatConfig":

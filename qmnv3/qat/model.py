@@ -19,6 +19,7 @@ from qmnv3.quant.affine import INT4_MAX, INT8_MAX
 from qmnv3.quant.fold import Norm
 from qmnv3.quant.sites import Site, output_site, read_sites
 from qmnv3.training.distributed import largest
+from qmnv3.training.task import Diverged
 
 
 class QatModel(nn.Module):
@@ -94,13 +95,22 @@ class QatModel(nn.Module):
             layer.weight_range.damping = strength
 
     def settle(self) -> None:
-        """Bring grids up to date with their parameters and what they observed, in all processes alike."""
-        grids = [output.grid for output in self.outputs()]
+        """Bring grids up to date with their parameters and what they observed, in all processes alike.
+
+        Diverged naming the first site whose range has become none.
+        """
+        sites = {name: step.output.grid for name, step in self.named_steps()}
+        grids = list(sites.values())
         self._share_observations([grid for grid in grids if isinstance(grid, MovingAverageRange)])
         parts = [grid.numbers() for grid in grids]
         numbers = iter(torch.cat(parts).tolist())
-        for grid, part in zip(grids, parts, strict=True):
-            grid.settle([next(numbers) for _ in range(len(part))])
+        for (name, grid), part in zip(sites.items(), parts, strict=True):
+            found = [next(numbers) for _ in range(len(part))]
+            try:
+                grid.settle(found)
+            except (ValueError, ArithmeticError) as error:  # a scale of 0, infinity or NaN
+                ends = ", ".join(f"{number:g}" for number in found)
+                raise Diverged(f"the range of {name} is no longer one ({ends})") from error
 
     @torch.no_grad()
     def _share_observations(self, grids: list[MovingAverageRange]) -> None:

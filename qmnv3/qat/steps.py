@@ -38,10 +38,10 @@ class Output(nn.Module):
 
     def finish(self, steps: torch.Tensor, scale: torch.Tensor) -> Codes:
         """`steps` times `scale` (of this output) is the value before the activation."""
-        if not self.quantizes:
-            return Codes(self._activate(steps), scale)
         if self.observes:
             self._observe(steps, scale)
+        if not self.quantizes:
+            return Codes(self._activate(steps), scale)
         return Codes(round_to_grid(steps, self.bounds()), scale)
 
     @property
@@ -200,10 +200,10 @@ class HardSwishStep(nn.Module):
         if factors is not None:
             factors = factors.reshape(-1, *[1] * (x.values.dim() - 2))
         scale = self.output.scale
-        if not self.output.quantizes:
-            return Codes(_hard_swish(x.real, factors), scale)
         if self.output.observes:
             self.output.observe(*torch.aminmax(_hard_swish(x.real.detach(), factors)))
+        if not self.output.quantizes:
+            return Codes(_hard_swish(x.real, factors), scale)
         if self.training:
             return Codes(hard_swish(x, self.output.bounds(), scale, factors), scale.detach())
         return self.output.finish(_rounded_hard_swish(x.real, factors) / scale, scale)

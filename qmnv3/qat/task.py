@@ -20,7 +20,8 @@ class QatTask:
     """A `QatModel`, its schedule over `total_steps` optimizer steps, and its loss.
 
     Where in the schedule it is follows from the step alone. `labelled` says whether labels are classes of the
-    model; without labels and without a `teacher` there is nothing to learn from.
+    model; without labels and without a `teacher` there is nothing to learn from. `accumulate` batches make a
+    step.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class QatTask:
         teacher: Teacher | None,
         labelled: bool,
         total_steps: int,
+        accumulate: int = 1,
         label_smoothing: float = 0.0,
         mixing: MixingConfig | None = None,
     ) -> None:
@@ -39,7 +41,7 @@ class QatTask:
         self._schedule, self._distillation = schedule, distillation
         self._teacher = teacher
         self._taught = (distillation.weight if labelled else 1.0) if teacher is not None else 0.0
-        self._total = total_steps
+        self._total, self._accumulate = total_steps, accumulate
         self._smoothing = label_smoothing
         self._mixing = mixing or MixingConfig()
 
@@ -69,7 +71,9 @@ class QatTask:
         if done >= schedule.freeze_ranges_after:
             self.model.freeze_ranges()
         if schedule.damping:
-            self.model.damp(schedule.damping * (1.0 - math.cos(math.pi * done)) / 2.0)
+            # Every batch's backward pass adds it, once a step is meant.
+            strength = schedule.damping / self._accumulate
+            self.model.damp(strength * (1.0 - math.cos(math.pi * done)) / 2.0)
 
     def after_step(self) -> None:
         """Take in what ranges observed: nothing must be pending when a checkpoint is saved."""
@@ -78,13 +82,18 @@ class QatTask:
 
 @torch.no_grad()
 def reestimate_batch_norm(model: QatModel, batches: Iterable[torch.Tensor]) -> None:
-    """Take BatchNorm's running statistics anew: their plain means over `batches` [N, 3, H, W]."""
+    """Take BatchNorm's running statistics anew: their plain means over `batches` [N, 3, H, W].
+
+    Ranges stay.
+    """
     layers = list(model.layers())
     folds = [layer.folds for layer in layers]
     was_training = model.training
     for layer in layers:
         layer.folds = False
     model.train()
+    for output in model.outputs():
+        output.eval()  # which then observes nothing
     try:
         with averaging([layer.norm for layer in layers if layer.norm is not None]):
             for images in batches:

@@ -23,17 +23,22 @@ LAST, BEST = "last.safetensors", "best.safetensors"
 class Progress:
     """How far a training is: `step` updates made; the next batch is `batch` of `epoch`.
 
-    `best` is the highest validation result so far, `skipped` the images that could not be read. An epoch
-    has `batches` batches in each of `processes` processes; 0 before the first.
+    `best` is the highest validation result so far, `start` that of what training began with; `skipped` are
+    the images that could not be read. An epoch
+    has `batches` batches in each of `processes` processes; 0 before the first. `first_loss` was that of the
+    first update, `hopeless` counts the latest updates whose loss was far above it.
     """
 
     step: int = 0
     epoch: int = 0
     batch: int = 0
     best: float | None = None
+    start: float | None = None
     skipped: list[str] = field(default_factory=list)
     processes: int = 0
     batches: int = 0
+    first_loss: float | None = None
+    hopeless: int = 0
 
 
 @dataclass(frozen=True)

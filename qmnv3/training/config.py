@@ -108,6 +108,9 @@ class TrainConfig(_Strict):
     need more. With `reestimate_images` these are taken anew in the end, from so many whole training images.
     `tensorboard` writes event files beside the log. `precision` "bf16" is autocast. `compile` uses
     torch.compile, which needs a C++ compiler (CPU) or Triton (GPU).
+
+    What is not finite ends a training, and so do 100 updates in a row with a loss of more than ten times both
+    the first one and that of guessing, log(classes).
     """
 
     epochs: Count = 10

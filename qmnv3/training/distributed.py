@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
@@ -45,6 +46,7 @@ ALONE = World(0, 1, "cpu")
 # On CPUs the others wait while the first process works alone; that one of them died shows at once.
 _PATIENCE = timedelta(days=1)
 _FAILURES = "qmnv3_failures"
+_alone = ContextVar("alone", default=False)
 
 
 def join_world(device: str) -> World:
@@ -58,7 +60,7 @@ def join_world(device: str) -> World:
         raise TrainingError("--device cuda: this torch sees no GPU; leave it out to train on the CPU")
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        return World(0, 1, device)
+        return World(0, 1, device, _restarts() > 0)
     if device == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     if not dist.is_initialized():
@@ -71,8 +73,18 @@ def join_world(device: str) -> World:
 
 
 def is_distributed() -> bool:
-    """Whether there are other processes."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    """Whether there are other processes to work with."""
+    return not _alone.get() and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """What this process does in the block the others do not: it must not wait for them."""
+    token = _alone.set(True)
+    try:
+        yield
+    finally:
+        _alone.reset(token)
 
 
 @cache
@@ -105,6 +117,13 @@ def largest(values: Tensor) -> Tensor:
     """Elementwise maximum over all processes."""
     if is_distributed():
         dist.all_reduce(values, dist.ReduceOp.MAX)
+    return values
+
+
+def total(values: Tensor) -> Tensor:
+    """Elementwise sum over all processes."""
+    if is_distributed():
+        dist.all_reduce(values)
     return values
 
 

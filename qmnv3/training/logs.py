@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from qmnv3.errors import TrainingError
 from qmnv3.files import atomic_file
 
-LOG = "log.jsonl"
+LOG, EVENTS = "log.jsonl", "tensorboard"
 
 
 class Reporter(Protocol):
@@ -29,15 +29,15 @@ class Silent:
 
 
 class JsonLines:
-    """One JSON object a line; a run that goes on first forgets what it had logged past `step`.
+    """One JSON object a line; a run that goes on first forgets what it had logged past `step`, a new one all.
 
     So it does a validation at `step` that is to come again, unless `validated`.
     """
 
-    def __init__(self, path: Path, step: int, *, validated: bool) -> None:
+    def __init__(self, path: Path, step: int | None, validated: bool) -> None:
         self._path = path
-        kept = [line for line in _lines(path) if 0 <= _step(line) <= step] if step else []
-        if not validated:
+        kept = [] if step is None else [line for line in _lines(path) if 0 <= _step(line) <= step]
+        if step is not None and not validated:
             kept = [line for line in kept if _step(line) < step or "validation" not in json.loads(line)]
         with atomic_file(path) as temporary:
             temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")

@@ -26,19 +26,19 @@ from qmnv3.training.checkpoints import (
     save_state,
 )
 from qmnv3.training.config import TrainConfig
-from qmnv3.training.diagnosis import not_finite
-from qmnv3.training.distributed import ALONE, World, from_leader, largest, loss_of, names_of_all
+from qmnv3.training.diagnosis import not_finite, note_loss
+from qmnv3.training.distributed import ALONE, World, alone, from_leader, largest, loss_of, names_of_all
 from qmnv3.training.ema import Ema
-from qmnv3.training.logs import LOG, JsonLines, Reporter, Silent, TensorBoard
+from qmnv3.training.logs import EVENTS, LOG, JsonLines, Reporter, Silent, TensorBoard
 from qmnv3.training.memory import keep_freed_memory
 from qmnv3.training.optimizer import make_optimizer, set_rate
 from qmnv3.training.randomness import seed_step
 from qmnv3.training.schedule import rate_factor
 from qmnv3.training.stopping import Stop, asked_to_stop
-from qmnv3.training.task import Task
+from qmnv3.training.tally import NO_CLASS, Tally
+from qmnv3.training.task import Diverged, Task
 
 CHECKPOINTS = "checkpoints"
-_NO_CLASS = -1
 
 
 class Batches(Protocol):
@@ -53,12 +53,21 @@ class Batches(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came out: `best` is the best validation result, None without validation."""
+    """What came out: `best` is the best validation result, `start` that of what training began with.
+
+    None where there was none. The images that could not be read are those `skipped`.
+    """
 
     steps: int
     best: float | None
+    start: float | None
     seconds: float
     skipped: tuple[str, ...]
+
+    @property
+    def kept_start(self) -> bool:
+        """Whether no epoch was better than what training began with."""
+        return self.start is not None and self.start == self.best
 
 
 def train(
@@ -69,47 +78,38 @@ def train(
     *,
     recipe: dict[str, Any],
     validate: Callable[[nn.Module], float] | None = None,
-    judge_start: bool = False,
+    judge_start: Callable[[], float] | None = None,
+    unreadable: SkippedImages | None = None,
     world: World = ALONE,
     resume: bool = False,
     reporter: Reporter | None = None,
 ) -> Outcome:
     """Train `task.model` in place; in the end it holds the best weights by `validate`, else the last.
 
-    With `judge_start` the weights it comes with are among those judged: training then never makes it worse.
+    `judge_start` judges what the epochs must beat: where none did, `Outcome.kept_start`, the caller should
+    keep that. `unreadable` fills with validation images that could not be read.
 
     `out/checkpoints` gets `last` and `best`, `out/log.jsonl` a line per logged step and validation. With
     `resume` a run that was killed goes on from `last`, in the middle of an epoch, and on the CPU ends with
     the same bits as one that was not; `recipe`, images and processes must be the same. Processes that
     torchrun started again go on in any case.
-    TrainingError when loss or gradients are no longer finite, naming step, layer and the last checkpoint;
+    TrainingError when training diverged, naming step, layer and the last checkpoint;
     TrainingStopped, with everything saved, after SIGINT or SIGTERM.
     """
     keep_freed_memory()
-    run = _Run(task, config, out, recipe, world, resume, reporter or Silent())
+    run = _Run(task, config, out, recipe, world, resume, reporter or Silent(), unreadable or SkippedImages())
     source = batches(Position(run.progress.epoch, run.progress.batch))
     started = time.perf_counter()
     try:
         with asked_to_stop() as stop:
-            run.train(source, validate, stop, judge_start=judge_start)
+            run.train(source, validate, judge_start, stop)
     finally:
         source.close()
     from_leader(0.0)  # which has then saved everything
-    best = out / CHECKPOINTS / BEST
-    load_weights(best if run.progress.best is not None else out / CHECKPOINTS / LAST, task.model)
-    task.before_step(run.progress.step, 1)
-    seconds = time.perf_counter() - started
-    return Outcome(run.progress.step, run.progress.best, seconds, tuple(run.progress.skipped))
-
-
-@dataclass
-class _Tally:
-    """What one update saw: mean loss, images classified right, with a class, at all."""
-
-    loss: float = 0.0
-    right: int = 0
-    known: int = 0
-    seen: int = 0
+    progress, seconds = run.progress, time.perf_counter() - started
+    load_weights(out / CHECKPOINTS / (LAST if progress.best == progress.start else BEST), task.model)
+    task.before_step(progress.step, 1)
+    return Outcome(progress.step, progress.best, progress.start, seconds, tuple(progress.skipped))
 
 
 class _Run:
@@ -122,8 +122,10 @@ class _Run:
         world: World,
         resume: bool,
         reporter: Reporter,
+        unreadable: SkippedImages,
     ) -> None:
         self.task, self.config, self.world, self.reporter = task, config, world, reporter
+        self.unreadable = unreadable
         self.folder = out / CHECKPOINTS
         self.folder.mkdir(parents=True, exist_ok=True)
         task.model.to(world.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -140,18 +142,17 @@ class _Run:
         if resume:
             load_state(self.folder / LAST, self.saved)
         step, validated = self.progress.step, self.progress.batch == 0
-        self.log = JsonLines(out / LOG, step, validated=validated) if world.leads else None
+        self.log = JsonLines(out / LOG, step if resume else None, validated) if world.leads else None
         writes = config.tensorboard and world.leads
-        self.board = TensorBoard(out / "tensorboard", step) if writes else None
+        self.board = TensorBoard(out / EVENTS, step) if writes else None
         self.loss = loss_of(task, world, compiled=config.compile)
 
     def train(
         self,
         source: Batches,
         validate: Callable[[nn.Module], float] | None,
+        judge_start: Callable[[], float] | None,
         stop: Stop,
-        *,
-        judge_start: bool,
     ) -> None:
         """Every epoch that is left."""
         config, progress = self.config, self.progress
@@ -160,8 +161,8 @@ class _Run:
         total = updates * config.epochs
         saved_at = time.perf_counter()
         if progress.step == 0:
-            if validate and judge_start and progress.best is None:
-                self.validate(validate, updates)
+            if judge_start and progress.start is None:
+                progress.best = progress.start = self.judged(judge_start)
             self.save(LAST)
         while progress.epoch < config.epochs:
             self.task.model.train()
@@ -176,8 +177,12 @@ class _Run:
             for _ in range(source.steps_per_epoch - updates * config.accumulate):
                 next(source)  # too few for an update
             self.note_skipped(names_of_all(progress.skipped))
-            progress.epoch, progress.batch = progress.epoch + 1, 0
-            if validate and (progress.epoch % config.validate_every == 0 or progress.epoch == config.epochs):
+            epoch = progress.epoch + 1
+            due = epoch % config.validate_every == 0 or epoch == config.epochs
+            if validate and due:
+                self.save(LAST)  # validation may take long
+            progress.epoch, progress.batch = epoch, 0
+            if validate and due:
                 self.validate(validate, updates)
             self.save(LAST)
             saved_at = time.perf_counter()
@@ -207,13 +212,18 @@ class _Run:
         """One step of the optimizer."""
         config, progress = self.config, self.progress
         started = time.perf_counter()
-        self.task.before_step(progress.step, updates)
         factor = rate_factor(config.schedule, progress.step, steps_per_epoch=updates, epochs=config.epochs)
         set_rate(self.optimizer, factor)
         seed_step(config.seed, self.world.rank, progress.step)
-        tally = self.gradients(source)
-        self.optimizer.step()
-        self.task.after_step()
+        try:
+            self.task.before_step(progress.step, updates)
+            tally = self.gradients(source)
+            self.optimizer.step()
+            self.task.after_step()
+        except Diverged as error:
+            raise TrainingError(
+                f"step {progress.step}: {error}; {begin_again(self.folder / LAST)}"
+            ) from error
         progress.step += 1
         progress.batch += config.accumulate
         self.note_skipped([str(path) for path in source.skipped.paths])
@@ -225,7 +235,7 @@ class _Run:
             "loss": tally.loss,
             "accuracy": tally.right / tally.known if tally.known else None,
             "rate": self.optimizer.param_groups[0]["lr"],
-            "images_per_s": tally.seen * self.world.size / (time.perf_counter() - started),
+            "images_per_s": tally.seen / (time.perf_counter() - started),
         }
         if progress.step % config.log_every == 0 or progress.step == 1:
             self.write(record)
@@ -240,31 +250,27 @@ class _Run:
                 if self.log is not None:
                     self.log.write({"step": progress.step, "epoch": progress.epoch, "skipped": path})
 
-    def gradients(self, source: Batches) -> _Tally:
-        """Those of the batches of one update, clipped; TrainingError in all processes where one's are bad."""
+    def gradients(self, source: Batches) -> Tally:
+        """Those of the batches of one update, clipped; Diverged in all processes where one's are bad."""
         config, model = self.config, self.task.model
         self.optimizer.zero_grad()
-        tally = _Tally()
+        tally = Tally()
         suspect: Tensor | None = None
         for images, labels in self.tensors(source):
             if math.isfinite(tally.loss):
                 suspect = images
             with torch.autocast(self.world.device, torch.bfloat16, enabled=config.precision == "bf16"):
                 mean, logits = self.loss(images, labels)
-            (mean / config.accumulate).backward()  # type: ignore[no-untyped-call]
-            tally.loss += mean.item() / config.accumulate
-            tally.right += int((logits.detach().argmax(1) == labels).sum())
-            tally.known += int((labels != _NO_CLASS).sum())
-            tally.seen += len(labels)
+            share = mean / config.accumulate
+            share.backward()  # type: ignore[no-untyped-call]
+            tally.add(share, logits, labels)
         assert suspect is not None
         norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
-        bad = not math.isfinite(tally.loss) or not math.isfinite(norm.item())
-        if largest(torch.tensor(int(bad), device=self.world.device)):
+        tally = tally.of_all(self.world.size, self.world.device)
+        if not math.isfinite(tally.loss) or not math.isfinite(norm.item()):
             where = not_finite(model, suspect)
-            raise TrainingError(
-                f"step {self.progress.step}: loss is {tally.loss:g}, gradient {norm.item():g}; {where}; "
-                f"{begin_again(self.folder / LAST)}"
-            )
+            raise Diverged(f"loss is {tally.loss:g}, gradient {norm.item():g}; {where}")
+        note_loss(self.progress, tally)
         if config.max_grad_norm is not None:
             nn.utils.clip_grads_with_norm_(model.parameters(), config.max_grad_norm, norm)
         return tally
@@ -275,7 +281,7 @@ class _Run:
             batch = next(source)
             # NHWC in memory is channels_last.
             images = torch.from_numpy(batch.images).permute(0, 3, 1, 2)
-            labels = batch.labels if len(batch.labels) else [_NO_CLASS] * len(batch)
+            labels = batch.labels if len(batch.labels) else [NO_CLASS] * len(batch)
             device = self.world.device
             yield images.to(device, non_blocking=True), torch.as_tensor(labels, device=device)
 
@@ -285,13 +291,21 @@ class _Run:
         model.eval()
         with nullcontext() if self.ema is None else self.ema.applied():
             self.task.before_step(progress.step, updates)
-            result = from_leader(validate(model) if self.world.leads else 0.0)
-        record = {"step": progress.step, "epoch": progress.epoch, "validation": result}
-        self.write(record)
-        self.reporter.validated(record)
+            result = self.judged(lambda: validate(model))
         if progress.best is None or result > progress.best:
             progress.best = result
             self.save(BEST)
+
+    def judged(self, judge: Callable[[], float]) -> float:
+        """What the first process finds, logged; the others wait."""
+        with alone():
+            own = judge() if self.world.leads else 0.0
+        self.note_skipped([str(path) for path in self.unreadable.paths])
+        result = from_leader(own)
+        record = {"step": self.progress.step, "epoch": self.progress.epoch, "validation": result}
+        self.write(record)
+        self.reporter.validated(record)
+        return result
 
     def write(self, record: dict[str, Any]) -> None:
         """Add to the logs."""

@@ -11,8 +11,15 @@ from qmnv3.training.mixing import mix
 from qmnv3.training.teacher import logits_loss
 
 
+class Diverged(Exception):
+    """Training left something without a usable value; the message names it."""
+
+
 class Task(Protocol):
-    """What is trained. All of its state is in `model.state_dict()`, its schedule follows from the step."""
+    """What is trained. All of its state is in `model.state_dict()`, its schedule follows from the step.
+
+    `before_step` and `after_step` raise Diverged, in all processes alike, where training cannot go on.
+    """
 
     @property
     def model(self) -> nn.Module:

@@ -16,6 +16,7 @@ from qmnv3.preprocessing import Preprocessing
 from qmnv3.qat.config import FormsConfig
 from qmnv3.qat.model import QatModel
 from qmnv3.quant.fake_quant import fake_quant
+from qmnv3.training.task import Diverged
 
 # Float32 sums in another order: BatchNorm's factors are folded in and taken out again.
 # torchao's difference there is 0.5.
@@ -123,6 +124,29 @@ def test_what_was_trained_is_what_the_frozen_model_computes(forms: FormsConfig, 
     frozen = copy.deepcopy(calibration.model)
     freeze(frozen, trainable.write(frozen))
     assert quantization_gap(trainable.eval(), frozen, calibration.parent) < 0.01
+
+
+@pytest.mark.parametrize(
+    ("form", "number", "value"),
+    [
+        ("learned", "log_high", -1000.0),
+        ("learned", "log_high", 1000.0),
+        ("clip", "log_clip", 1000.0),
+        ("moving_average", "high", torch.inf),
+        ("moving_average", "high", torch.nan),
+    ],
+)
+def test_a_range_that_is_none_any_more_is_named(form: str, number: str, value: float) -> None:
+    trainable = QatModel(calibrated(tiny(), 32).model, FormsConfig(activations=form))
+    site, step = next(
+        (name, step)
+        for name, step in trainable.named_steps()
+        if hasattr(step.output.grid, number) and not getattr(step.output.grid, "two_sided", False)
+    )
+    with torch.no_grad():
+        getattr(step.output.grid, number).fill_(value)
+    with pytest.raises(Diverged, match=rf"the range of {site} is no longer one \(.*(0|inf|nan)"):
+        trainable.settle()
 
 
 def test_frozen_batch_norm_no_longer_follows_the_batches() -> None:

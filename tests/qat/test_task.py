@@ -92,3 +92,37 @@ def test_statistics_taken_anew_are_the_means_over_the_batches() -> None:
     expected = torch.stack([maps.mean((0, 2, 3)) for maps in raw]).mean(0)
     torch.testing.assert_close(layer.norm.running_mean, expected, rtol=1e-4, atol=1e-5)
     assert layer.folds and layer.norm.momentum == 0.1
+
+
+def test_weights_are_damped_once_a_step_however_many_batches_make_it() -> None:
+    """Two halves of the loss on the same images have the gradients of the whole."""
+    gradients = []
+    for accumulate in (1, 2):
+        model = QatModel(calibrated(tiny(), 32).model, FormsConfig())
+        given = task(model, schedule=QatScheduleConfig(damping=5.0), accumulate=accumulate)
+        given.before_step(60, 10)
+        for _ in range(accumulate):
+            loss, _ = given.loss(images(8, 32), LABELS)
+            (loss / accumulate).backward()
+        gradients.append(next(model.layers()).weight.grad)
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-6)
+
+
+def test_averages_observe_before_rounding_starts() -> None:
+    """With all the weight on the newest batch: the ends of the float model's tensors."""
+    calibration = calibrated(tiny(), 32)
+    model = QatModel(calibration.model, FormsConfig(activations="moving_average", momentum=0.0)).train()
+    given = task(model, schedule=QatScheduleConfig(quantize_after=0.5, freeze_batch_norm_after=0.0))
+    given.before_step(0, 10)
+    x = images(8, 32, seed=5)
+    sites = ("stem.0", "add")
+    given.loss(2 * x, LABELS)
+    given.after_step()
+    lesson = Teacher(copy.deepcopy(calibration.parent), sites)(2 * x)
+    steps = dict(model.named_steps())
+    for site in sites:
+        grid, seen = steps[site].output.grid, lesson.features[site]
+        assert float(grid.high) == pytest.approx(float(seen.max()), rel=1e-4)
+        floor = steps[site].output.floor
+        low = float(seen.min()) if floor is None else max(floor, float(seen.min()))
+        assert float(grid.low) == pytest.approx(low, rel=1e-4, abs=1e-6)

@@ -1,5 +1,7 @@
 """Every shipped recipe is valid, and says what the paper says where it claims to."""
 
+from pathlib import Path
+
 import pytest
 
 from calibration.config import PtqConfig
@@ -37,9 +39,37 @@ def test_an_override_reaches_into_a_section() -> None:
     assert recipe.training.optimizer.reference_batch == 32 and recipe.calibration.level == 3
 
 
+def test_a_recipe_says_what_differs_from_its_base(tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text("base: v3s_qat\ntraining: {epochs: 7, optimizer: {rate: 0.5}}\n")
+    found, base = load_recipe(str(own), QatConfig), load_recipe("v3l_qat", QatConfig)
+    optimizer = base.training.optimizer.model_copy(update={"rate": 0.5})
+    training = base.training.model_copy(update={"epochs": 7, "optimizer": optimizer})
+    assert found == base.model_copy(update={"training": training})
+    assert load_recipe("v3s_qat", QatConfig) == load_recipe("v2_qat", QatConfig) == base
+    for text, error in (
+        ("base: v3m_qat", "v3m_qat: no such recipe; did you mean 'v"),
+        (f"base: {own}", r"own.yaml: base: \S+own.yaml is based on this recipe"),
+        (
+            "base: v3l_qat\ntraining: {epoch: 3}",
+            r"own.yaml: unknown key 'training.epoch'; did you mean 'epochs'",
+        ),
+    ):
+        own.write_text(text)
+        with pytest.raises(RecipeError, match=error):
+            load_recipe(str(own), QatConfig)
+
+
 def test_quantization_aware_training_is_not_compiled() -> None:
     with pytest.raises(RecipeError, match=r"qat.yaml: .*training\.compile is for float training"):
         load_recipe("v3s_qat", QatConfig, **{"training.compile": True})
+
+
+def test_features_of_a_parent_that_does_not_teach_are_refused() -> None:
+    features = {"distillation.features": ("add",), "distillation.weight": 0.0}
+    with pytest.raises(RecipeError, match=r"distillation\.features .* need a distillation\.weight above 0"):
+        load_recipe("v3s_qat", QatConfig, **features)
+    assert load_recipe("v3s_qat", QatConfig, **features | {"distillation.weight": 0.1})
 
 
 def test_the_multipliers_and_resolutions_are_table_9s() -> None:

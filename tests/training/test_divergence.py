@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from training.training_runs import Noise, config, network, run
+from training.training_runs import KillAt, Killed, Noise, config, network, run
 
 from qmnv3.data.order import Position
 from qmnv3.errors import TrainingError
@@ -15,7 +15,7 @@ from qmnv3.training.config import OptimizerConfig
 from qmnv3.training.logs import read_log
 from qmnv3.training.loop import train
 from qmnv3.training.optimizer import make_optimizer
-from qmnv3.training.task import ClassificationTask
+from qmnv3.training.task import ClassificationTask, Diverged
 
 
 def assert_all_finite(out: Path) -> None:
@@ -77,3 +77,71 @@ def test_weights_that_overflowed_are_not_saved(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"step 3: model.1.weight is not finite; lower the rate .*last"):
         save_state(path, Trained(model, optimizer, None, Progress(step=3), {}))
     assert path.read_bytes() == before
+
+
+class BrokenTask(ClassificationTask):
+    """After its sixth update it has something that is of no use any more."""
+
+    updates = 0
+
+    def after_step(self) -> None:
+        self.updates += 1
+        if self.updates == 6:
+            raise Diverged("the range of stem is no longer one")
+
+
+def test_what_a_task_finds_broken_is_named_with_step_and_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(
+        TrainingError, match=r"step 5: the range of stem is no longer one; lower .*last\.safe"
+    ):
+        train(BrokenTask(network()), Noise, config(), tmp_path, recipe={})
+    assert_all_finite(tmp_path)
+
+
+class Steep(nn.Module):
+    """Two weights; the gradients of the second are finite, their norm overflows float32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flat, self.steep = (nn.Parameter(torch.zeros(3)) for _ in range(2))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return (self.flat + 3e38 * self.steep).expand(len(images), 3)
+
+
+class SumTask(ClassificationTask):
+    def loss(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits = self.model(images)
+        return logits[0].sum(), logits
+
+
+def test_a_norm_that_overflows_names_the_largest_gradient(tmp_path: Path) -> None:
+    with pytest.raises(
+        TrainingError, match=r"step 0: loss is 0, gradient inf; .* largest gradient is steep's"
+    ):
+        train(SumTask(Steep()), Noise, config(), tmp_path, recipe={})
+
+
+class ExplodingTask(ClassificationTask):
+    """The loss is a thousandfold from step 5 on; with `once` in one step only."""
+
+    def __init__(self, model: nn.Module, once: bool) -> None:
+        super().__init__(model)
+        self.once, self.factor = once, 1.0
+
+    def before_step(self, step: int, steps_per_epoch: int) -> None:
+        self.factor = 1000.0 if step == 5 or (step > 5 and not self.once) else 1.0
+
+    def loss(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        loss, logits = super().loss(images, labels)
+        return self.factor * (loss.detach() + 1.0) + 1e-6 * loss, logits
+
+
+def test_a_loss_that_stays_far_above_its_beginning_ends_the_run(tmp_path: Path) -> None:
+    """Steps 5 to 104 are the hundred; a training that was resumed within them counts on."""
+    settings = config(epochs=20)
+    with pytest.raises(Killed):
+        train(ExplodingTask(network(), False), Noise, settings, tmp_path, recipe={}, reporter=KillAt(50))
+    with pytest.raises(TrainingError, match=r"step 104: loss is \d+.* for 100 steps was above .*last"):
+        train(ExplodingTask(network(), False), Noise, settings, tmp_path, recipe={}, resume=True)
+    train(ExplodingTask(network(), True), Noise, settings, tmp_path / "once", recipe={})

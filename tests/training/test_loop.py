@@ -1,19 +1,21 @@
 """The loop on a small task: learning, logs, what cannot be trained."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from training.training_runs import STEPS_PER_EPOCH, KillAt, Killed, Noise, config, network, run
 
-from qmnv3.data.loader import Batch
+from qmnv3.data.loader import Batch, SkippedImages
 from qmnv3.errors import TrainingError
 from qmnv3.training.config import EmaConfig, OptimizerConfig
-from qmnv3.training.logs import read_log
+from qmnv3.training.logs import LOG, read_log
 from qmnv3.training.loop import train
 from qmnv3.training.task import ClassificationTask
 
@@ -90,10 +92,47 @@ def test_gradients_are_clipped_together(tmp_path: Path) -> None:
     assert moved**0.5 == pytest.approx(0.25, rel=1e-4)
 
 
-def test_a_training_that_only_makes_it_worse_gives_back_what_it_began_with(tmp_path: Path) -> None:
-    given = network().state_dict()
-    judged = iter([0.9, 0.5, 0.8, 0.7])
-    model = run(tmp_path, config(ema=EmaConfig()), validate=lambda model: next(judged), judge_start=True)
-    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in given.items())
-    epochs = [line["epoch"] for line in read_log(tmp_path / "log.jsonl") if "validation" in line]
-    assert epochs == [0, 1, 2, 3]
+def test_what_training_began_with_is_to_be_beaten(tmp_path: Path) -> None:
+    for start, kept in ((0.9, True), (0.8, True), (0.75, False)):
+        judged, out = iter([0.5, 0.8, 0.7]), tmp_path / f"{start}"
+        outcome = train(
+            ClassificationTask(network()),
+            Noise,
+            config(),
+            out,
+            recipe={},
+            validate=lambda model, judged=judged: next(judged),
+            judge_start=lambda start=start: start,
+        )
+        assert (outcome.kept_start, outcome.start, outcome.best) == (kept, start, max(start, 0.8))
+        found = [(line["epoch"], line["validation"]) for line in read_log(out / LOG) if "validation" in line]
+        assert found == [(0, start), (1, 0.5), (2, 0.8), (3, 0.7)]
+
+
+def test_validation_images_that_cannot_be_read_are_named_and_counted(tmp_path: Path) -> None:
+    unreadable = SkippedImages()
+
+    def judge(model: nn.Module) -> float:
+        unreadable.add(Path("val/bad.jpg"), "corrupt")
+        return 0.5
+
+    settings = config(epochs=2)
+    task = ClassificationTask(network())
+    outcome = train(task, Noise, settings, tmp_path, recipe={}, validate=judge, unreadable=unreadable)
+    assert outcome.skipped == ("val/bad.jpg",)
+    named = [line for line in read_log(tmp_path / LOG) if "skipped" in line]
+    assert named == [{"step": STEPS_PER_EPOCH, "epoch": 1, "skipped": "val/bad.jpg"}]
+
+
+def test_all_is_saved_before_a_validation(tmp_path: Path) -> None:
+    def judge(model: nn.Module) -> float:
+        raise Killed
+
+    settings = config(save_every_s=1e9)
+    with pytest.raises(Killed):
+        run(tmp_path, settings, validate=judge)
+    with safe_open(tmp_path / "checkpoints" / "last.safetensors", framework="pt") as file:
+        assert json.loads(file.metadata()["progress"])["step"] == STEPS_PER_EPOCH
+    run(tmp_path, settings, validate=lambda model: 0.5, resume=True)
+    steps = [line["step"] for line in read_log(tmp_path / LOG) if "loss" in line]
+    assert steps == list(range(1, 3 * STEPS_PER_EPOCH + 1))

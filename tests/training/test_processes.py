@@ -53,6 +53,9 @@ def test_two_processes_learn_what_one_with_the_doubled_batch_learns(
         assert torch.allclose(first[name], tensor, **TOLERANCE), name
     logs = [read_log(out / name / "log.jsonl") for name in ("machine0", "alone")]
     assert [line["step"] for line in logs[0]] == [line["step"] for line in logs[1]]
+    of_both, of_all = ([line for line in log if "loss" in line] for log in logs)
+    assert [line["loss"] for line in of_both] == pytest.approx([line["loss"] for line in of_all], rel=1e-4)
+    assert [line["accuracy"] for line in of_both] == [line["accuracy"] for line in of_all]
 
 
 def test_only_the_first_process_writes_files(plain: tuple[Path, State, State]) -> None:

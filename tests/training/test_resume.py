@@ -59,6 +59,29 @@ def validations(out: Path) -> list[int]:
     return [line["step"] for line in read_log(out / "log.jsonl") if "validation" in line]
 
 
+class KilledAtFirstStep:
+    def step(self, record: dict[str, Any], total: int) -> None:
+        raise Killed
+
+    def validated(self, record: dict[str, Any]) -> None:
+        pass
+
+
+def test_what_training_began_with_is_judged_once_and_stays_in_the_log(tmp_path: Path) -> None:
+    settings, judged = config(save_every_s=1e9), []
+
+    def judge_start() -> float:
+        judged.append(0.25)
+        return 0.25
+
+    options = {"validate": lambda model: 0.5, "judge_start": judge_start}
+    with pytest.raises(Killed):
+        run(tmp_path, settings, reporter=KilledAtFirstStep(), **options)
+    run(tmp_path, settings, resume=True, **options)
+    assert judged == [0.25]
+    assert validations(tmp_path) == [STEPS_PER_EPOCH * epoch for epoch in (0, 1, 2, 3)]
+
+
 class KilledAtFirstValidation:
     def step(self, record: dict[str, Any], total: int) -> None:
         pass
@@ -160,10 +183,11 @@ def test_a_damaged_checkpoint_is_an_error_of_one_line(tmp_path: Path, content: b
         run(tmp_path, config(), resume=True)
 
 
-def test_kill_9_at_any_moment_leaves_a_run_that_can_go_on(tmp_path: Path) -> None:
-    """Ten kills at random moments here; the script takes more."""
-    command = [sys.executable, Path(__file__).with_name("kill_at_random.py"), tmp_path, "10"]
+@pytest.mark.parametrize("options", [("10",), ("2", "--command", "qat")], ids=["train", "qat"])
+def test_kill_9_at_any_moment_leaves_a_run_that_can_go_on(tmp_path: Path, options: tuple[str, ...]) -> None:
+    """A few kills at random moments here; the script takes more."""
+    command = [sys.executable, Path(__file__).with_name("kill_at_random.py"), tmp_path, *options]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
     assert done.returncode == 0, done.stderr
     assert "ended as the unbroken run" in done.stdout
