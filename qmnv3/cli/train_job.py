@@ -95,10 +95,12 @@ def run_train(job: TrainJob) -> Outcome:
     recipe: dict[str, Any] = {
         "model": network.config.to_json(),
         "weights": str(job.weights),
+        "teacher": str(job.teacher and job.teacher.weights),
         "data": str(job.data),
+        "val": named(job.val),
+        "resolution": job.resolution,
     }
-    recipe |= {"val": named(job.val), "resolution": job.resolution}
-    recipe |= {"teacher": str(job.teacher and job.teacher.weights)} | job.config.model_dump()
+    recipe |= job.config.model_dump()
     with TrainingView(job.config.epochs) as view:
         outcome = train(
             ClassificationTask(
