@@ -3,6 +3,7 @@
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -38,10 +39,20 @@ def _calibrated(path: Path) -> Calibrated:
         return Calibrated(
             tuple(str(line) for line in report.get("coverage", [])),
             {str(row["site"]): float(row["scale"]) for row in report.get("floored_scales", [])},
-            {str(row["site"]): float(row["clipped_percent"]) for row in report.get("layers", [])},
+            {
+                str(row["site"]): float(row["clipped_percent"])
+                for row in report.get("layers", [])
+                if _cut_off(row)
+            },
         )
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise GraphError(f"{path}: its report is damaged ({error!r}); run `qmnv3 ptq` again") from error
+
+
+def _cut_off(row: dict[str, Any]) -> bool:
+    """Whether values lie beyond the grid by more than a step: fixed grids end one step below 1."""
+    step = float(row["scale"])
+    return bool(row["observed_high"] > row["high"] + step or row["observed_low"] < row["low"] - step)
 
 
 def describe_graph(graph: ir.QuantGraph, path: Path) -> Model:
