@@ -29,7 +29,8 @@ So each limit below is passed by what is wrong and kept by real photos. Colours 
 take inverted or swapped ones much as they take others.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from scipy.stats import norm
@@ -37,7 +38,6 @@ from torch import fx
 
 from calibration.observers import ImageSet
 from calibration.statistics import Statistics
-from qmnv3.quant.fold import Normal
 from qmnv3.quant.sites import Site, read_sites
 
 # KL divergence from float on 300 other images, V3-Small at level 3, by images: 1: 0.66 and 0.21 (two
@@ -45,18 +45,34 @@ from qmnv3.quant.sites import Site, read_sites
 FEW_IMAGES, RECOMMENDED_IMAGES = 50, 200
 _SHIFTED_LIMIT, _NARROW_LIMIT, _DEAD_LIMIT = 0.05, 0.05, 0.05
 _SHIFT_STDS, _NARROW_RATIO = 1.0, 0.5
+# Collections of photos hold some grey ones.
+_GREY_LIMIT = 0.5
+# So many layers are named in a warning; calibration.json has all.
+_NAMED = 3
 # A channel meant to vary less, or to be active more rarely, says nothing about the images.
 _SMALLEST_STD, _SMALLEST_ACTIVITY = 1e-3, 0.05
 
 
-def coverage_warnings(prepared: fx.GraphModule, statistics: Statistics) -> tuple[str, ...]:
-    """What is wrong with the images behind `statistics`, and what to do; empty for a good set."""
-    sites = read_sites(prepared)
-    return (
-        *_image_warnings(statistics.image_set),
-        *_dead_warnings(sites, statistics),
-        *_promise_warnings(sites, statistics),
-    )
+@dataclass(frozen=True)
+class LayerCoverage:
+    """How many of a layer's channels are dead, and shifted and narrow of those `promised` by a BatchNorm."""
+
+    layer: str
+    channels: int
+    promised: int
+    dead: int
+    shifted: int
+    narrow: int
+
+
+def coverage_layers(prepared: fx.GraphModule, statistics: Statistics) -> tuple[LayerCoverage, ...]:
+    """Every layer, in execution order."""
+    return tuple(_layer(site, statistics) for site in read_sites(prepared) if site.kind == "layer")
+
+
+def coverage_warnings(image_set: ImageSet, layers: Sequence[LayerCoverage]) -> tuple[str, ...]:
+    """What is wrong with the images, and what to do; empty for a good set."""
+    return (*_image_warnings(image_set), *_dead_warnings(layers), *_promise_warnings(layers))
 
 
 def _image_warnings(images: ImageSet) -> Iterator[str]:
@@ -75,45 +91,56 @@ def _image_warnings(images: ImageSet) -> Iterator[str]:
             f"calibration images: {images.plain} of {images.count} show one plain colour (black, for "
             "example); remove them"
         )
-
-
-def _dead_warnings(sites: tuple[Site, ...], statistics: Statistics) -> Iterator[str]:
-    found = [_dead(site, statistics) for site in sites if site.kind == "layer"]
-    share = float(torch.cat(found).float().mean()) if found else 0.0
-    if share > _DEAD_LIMIT:
+    if images.grey > _GREY_LIMIT * images.count:
         yield (
-            f"coverage: {100 * share:.0f} % of the channels never vary on these images, so their ranges "
-            "are unknown; give more and more varied images"
+            f"calibration images: {images.grey} of {images.count} are grey; give images in colour, if the "
+            "network will see colours"
         )
 
 
-def _promise_warnings(sites: tuple[Site, ...], statistics: Statistics) -> Iterator[str]:
-    pairs = [
-        (site.normal, statistics.moments[site.name])
-        for site in sites
-        if site.normal is not None and site.name in statistics.moments
-    ]
-    if not pairs:
-        return
-    shifted = _share([(seen.mean - told.mean).abs() > _SHIFT_STDS * told.std for told, seen in pairs], pairs)
-    narrow = _share([seen.std < _NARROW_RATIO * told.std for told, seen in pairs], pairs)
+def _dead_warnings(layers: Sequence[LayerCoverage]) -> Iterator[str]:
+    share = sum(layer.dead for layer in layers) / max(sum(layer.channels for layer in layers), 1)
+    if share > _DEAD_LIMIT:
+        yield (
+            f"coverage: {100 * share:.0f} % of the channels never vary on these images, so their ranges "
+            f"are unknown; give more and more varied images ({_most(layers, 'dead')})"
+        )
+
+
+def _promise_warnings(layers: Sequence[LayerCoverage]) -> Iterator[str]:
+    promised = max(sum(layer.promised for layer in layers), 1)
+    shifted = sum(layer.shifted for layer in layers) / promised
+    narrow = sum(layer.narrow for layer in layers) / promised
     if shifted > _SHIFTED_LIMIT:
         yield (
             f"domain: the mean of {100 * shifted:.0f} % of the channels is more than one standard deviation "
             "from what BatchNorm saw in training; use images like those the network is for, and check that "
-            "mean and std of the preprocessing belong to these weights"
+            f"mean and std of the preprocessing belong to these weights ({_most(layers, 'shifted')})"
         )
     if narrow > _NARROW_LIMIT:
         yield (
             f"coverage: {100 * narrow:.0f} % of the channels vary less than half as much as BatchNorm saw in "
-            "training; ranges will be too narrow, give more varied images"
+            f"training; ranges will be too narrow, give more varied images ({_most(layers, 'narrow')})"
         )
 
 
-def _share(flags: list[torch.Tensor], pairs: list[tuple[Normal, Normal]]) -> float:
-    """Share of flagged channels among those meant to vary."""
-    alive = torch.cat([told.std > _SMALLEST_STD for told, _ in pairs])
-    return float((torch.cat(flags) & alive).sum()) / max(int(alive.sum()), 1)
+def _most(layers: Sequence[LayerCoverage], fault: str) -> str:
+    """The layers with the most such channels, for people."""
+    worst = sorted(layers, key=lambda layer: -getattr(layer, fault))[:_NAMED]
+    told = [f"{layer.layer} {getattr(layer, fault)} of {layer.channels}" for layer in worst]
+    return "most in " + ", ".join(told)
+
+
+def _layer(site: Site, statistics: Statistics) -> LayerCoverage:
+    dead = _dead(site, statistics)
+    told, seen = site.normal, statistics.moments.get(site.name)
+    promised = shifted = narrow = torch.zeros_like(dead)
+    if told is not None and seen is not None:
+        promised = told.std > _SMALLEST_STD
+        shifted = ((seen.mean - told.mean).abs() > _SHIFT_STDS * told.std) & promised
+        narrow = (seen.std < _NARROW_RATIO * told.std) & promised
+    counts = (int(flags.sum()) for flags in (promised, dead, shifted, narrow))
+    return LayerCoverage(site.name, len(dead), *counts)
 
 
 def _dead(site: Site, statistics: Statistics) -> torch.Tensor:

@@ -36,7 +36,7 @@ from calibration.statistics import Need, Statistics
 from qmnv3.quant.affine import fake_quantize
 from qmnv3.quant.sites import Site, read_sites
 
-REPORT = "equalization"
+REPORT, COST = "equalization", "equalization_cost"
 
 Form = Literal["none", "exact", "approximate", "gate"]
 
@@ -71,7 +71,10 @@ def needs(config: PtqConfig) -> frozenset[Need]:
 def apply(
     graph: fx.GraphModule, statistics: Statistics, config: PtqConfig, progress: Progress = silent
 ) -> fx.GraphModule:
-    """Equalize every group that gains enough; `graph.meta["equalization"]` gets one row for each group."""
+    """Equalize every group that gains enough; `graph.meta["equalization"]` gets one row for each group.
+
+    `graph.meta["equalization_cost"]` says what the gates take of the predicted time, and what they may.
+    """
     groups = scale_groups(graph)
     sites = read_sites(graph)
     corrected = config.level >= 3 or config.equalization.always  # by bias correction or by training
@@ -92,6 +95,9 @@ def apply(
         if taken.form != "none":
             scale(group, taken.factors.outputs, taken.factors.inputs)
     graph.meta[REPORT] = rows
+    gates_us = sum(row["gate_us"] for row in rows if row["form"] == "gate")
+    slowdown = config.equalization.max_slowdown
+    graph.meta[COST] = {"network_us": network_us, "gates_us": gates_us, "max_slowdown": slowdown}
     return graph
 
 

@@ -13,7 +13,8 @@ from calibration.statistics import Statistics
 from qmnv3.quant.affine import asymmetric_qparams, fake_quantize
 from qmnv3.quant.sites import Site
 
-# A channel this much smaller than the largest counts as dead: more would blow up its bias.
+# A channel this much smaller than the largest counts as dead: made larger, it would blow up its bias and its
+# weights' scale for nothing. It takes the widest channel's factor, as if nothing but the tensor were scaled.
 _SMALLEST_SPAN = 1e-3
 _EXPONENTS = (0.5, 0.75, 1.0)
 # Share of a tensor's levels left for negative values; None: each channel's own span decides.
@@ -49,7 +50,7 @@ def even(group: ScaleGroup, sites: tuple[Site, ...], statistics: Statistics) -> 
             span = torch.maximum(span, need)
         if not span.max() > 0.0:
             return
-        span = span.clamp(min=_SMALLEST_SPAN * float(span.max()))
+        span = torch.where(span > _SMALLEST_SPAN * span.max(), span, span.max())
         relative = span / span.log().mean().exp()
         yield from (Factors(relative**-exponent) for exponent in _EXPONENTS)
 

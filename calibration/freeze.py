@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from torch import fx
 
 from qmnv3.errors import CalibrationError
@@ -64,7 +65,8 @@ def _assign_scales(
     scales: dict[str, float] = {}
     for site in sites:
         if not site.fake_quant.fixed:
-            floors[site.name] = max(_scale_floor(site, scales), required.get(site.name, 0.0))
+            floor = _scale_floor(site, scales, _span(ranges[site.name]))
+            floors[site.name] = max(floor, required.get(site.name, 0.0))
             site.fake_quant.qparams = asymmetric_qparams(*ranges[site.name], floor=floors[site.name])
         scales[site.name] = _scale_of(site)
     return floors
@@ -91,16 +93,19 @@ def _span(limits: Range) -> float:
     return max(limits[1], 0.0) - min(limits[0], 0.0)
 
 
-def _scale_floor(site: Site, known: dict[str, float]) -> float:
-    """Smallest useful output scale: one step of the exact integer result before requantization.
+def _scale_floor(site: Site, known: dict[str, float], span: float) -> float:
+    """Smallest output scale of a site whose range is `span` wide, by one step of its layer's exact result.
 
-    A finer output grid cannot show anything more, and its requantization ratio would exceed 1 (XNNPACK
-    refuses 256). For ADD and MEAN the bound is the runtime's own.
+    The middle channel's: a finer output grid shows nothing more of half of the channels. The other half may
+    need it, so the largest step, a dead channel's perhaps, only has to stay below XNNPACK's ratio of 256.
+    Where the range does not even reach the middle step nothing was seen, and every channel's step must do.
+    For ADD and MEAN the bound is the runtime's own.
     """
     scales = [known[name] for name in site.inputs]
     if site.layer is not None and site.weight_fake_quant is not None:
-        weight = site.weight_fake_quant.qparams(site.layer.weight)
-        return scales[0] * float(weight.scale.max())
+        steps = scales[0] * site.weight_fake_quant.qparams(site.layer.weight).scale
+        largest, middle = float(steps.max()), float(np.median(steps))
+        return largest if span < middle else max(middle, largest / RATIO_MAX)
     if site.kind == "mul":
         return scales[0] * scales[1]
     if site.kind == "hard_swish":

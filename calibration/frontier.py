@@ -6,7 +6,6 @@ memory budget lies in files of a temporary folder until it is read.
 """
 
 import operator
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from torch import fx
 
+from calibration.spill import SpillFolder
 from calibration.statistics import ImageSource, to_nchw
 
 DEFAULT_BUDGET_BYTES = 2**29
@@ -68,7 +68,7 @@ class Frontier:
         self._images = images
         self._keep = keep
         self._budget = budget_bytes
-        self._folder = tempfile.TemporaryDirectory(prefix="qmnv3-activations-")
+        self._folder = SpillFolder()
         self._files = 0
         self._last_reader = {source: node for node in prepared.graph.nodes for source in node.all_input_nodes}
 
@@ -111,7 +111,7 @@ class Frontier:
         if held + tensor.nbytes <= self._budget:
             return Stored(tensor)
         self._files += 1
-        return Stored(tensor, Path(self._folder.name) / f"{self._files}.npy")
+        return Stored(tensor, self._folder.path / f"{self._files}.npy")
 
 
 def run_node(prepared: fx.GraphModule, node: fx.Node, load: Callable[[fx.Node], Any]) -> Any:

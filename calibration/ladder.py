@@ -90,10 +90,11 @@ def climb(
 ) -> Climb:
     """Try level after level on `observed` until the estimated drop is at most `target_drop` points.
 
-    Without such a rung the one nearest to float (least KL divergence) is kept. `folder` as in `ptq.quantize`.
+    The estimate itself decides, not its interval. Without such a rung the one with the least estimated drop
+    is kept, of equals the one with the least KL divergence. `folder` as in `ptq.quantize`.
     """
     rungs: list[Rung] = []
-    best: tuple[float, Calibration, PtqConfig] | None = None
+    best: tuple[tuple[float, float], Calibration, PtqConfig] | None = None
     for attempt in ladder(config):
         started = time.perf_counter()
         calibration = quantize(observed, attempt, progress, folder)
@@ -102,8 +103,9 @@ def climb(
         rungs.append(Rung(attempt.level, LEVEL_NAMES[attempt.level], seconds, fidelity))
         if fidelity.drop <= target_drop:
             return Climb(tuple(rungs), calibration, attempt, True)
-        if best is None or fidelity.kl < best[0]:
-            best = (fidelity.kl, calibration, attempt)
+        score = fidelity.drop, fidelity.kl
+        if best is None or score < best[0]:
+            best = (score, calibration, attempt)
     assert best is not None
     return Climb(tuple(rungs), best[1], best[2], False)
 

@@ -21,7 +21,7 @@ from calibration import (
 )
 from calibration.algorithm import Algorithm
 from calibration.config import PtqConfig
-from calibration.coverage import coverage_warnings
+from calibration.coverage import LayerCoverage, coverage_layers, coverage_warnings
 from calibration.freeze import FlooredScale
 from calibration.observed_ranges import make_observers
 from calibration.progress import Progress, silent
@@ -37,7 +37,7 @@ from qmnv3.quant.prepare import prepare
 class Calibration:
     """Result of `calibrate`: the frozen model, its float parent (prepared alike) and what was seen.
 
-    `coverage` says what is wrong with the images, one line each.
+    `coverage` says what is wrong with the images, one line each; `coverage_layers` counts by layer.
     """
 
     model: fx.GraphModule
@@ -47,6 +47,7 @@ class Calibration:
     floored: tuple[FlooredScale, ...]
     logits: dict[str, Any]
     coverage: tuple[str, ...]
+    coverage_layers: tuple[LayerCoverage, ...]
 
     @property
     def images(self) -> int:
@@ -58,9 +59,11 @@ class Calibration:
         return {
             "images": self.images,
             "coverage": list(self.coverage),
+            "coverage_layers": [asdict(layer) for layer in self.coverage_layers],
             "logits": self.logits,
             "floored_scales": [asdict(f) for f in self.floored],
             "equalization": self.model.meta.get(equalization.REPORT, []),
+            "equalization_cost": self.model.meta.get(equalization.COST),
             "analytic_bias": self.model.meta.get(analytic_bias.REPORT),
             "int16": self.model.meta.get(mixed_precision.REPORT),
             "reconstruction": self.model.meta.get(reconstruction.REPORT, []),
@@ -136,6 +139,7 @@ def quantize(
     prepared.meta[checkpoints.FOLDER] = folder
     for step in algorithms(config):
         step.apply(prepared, observed.statistics, config, progress)
+    covered = coverage_layers(observed.parent, observed.statistics)
     return Calibration(
         prepared,
         observed.parent,
@@ -143,7 +147,8 @@ def quantize(
         layer_table(prepared, observed.statistics),
         prepared.meta[ranges.FLOORED],
         _compare_logits(prepared, observed.parent, next(iter(observed.statistics.images()))),
-        coverage_warnings(observed.parent, observed.statistics),
+        coverage_warnings(observed.statistics.image_set, covered),
+        covered,
     )
 
 

@@ -6,6 +6,7 @@ as in Wei et al. 2022, QDrop). An error counts by the Fisher information of its 
 What is learned must hold on images that were not learned from, else the block stays as it was.
 """
 
+import logging
 import math
 from dataclasses import asdict, dataclass
 
@@ -25,6 +26,7 @@ from qmnv3.quant.fake_quant import FakeQuantize, QuantWeight, fake_quant
 from qmnv3.quant.state import State, grid_state, layer_state, restore_grid, restore_layer
 
 REPORT = "reconstruction"
+_LOG = logging.getLogger(__name__)
 # A layer learns only if it sees this many positions per input: a pooled tensor has one per image.
 _POSITIONS_PER_INPUT = 4
 # One batch in so many judges what the others taught.
@@ -60,8 +62,10 @@ def apply(
     """
     blocks = find_blocks(graph)
     folder = graph.meta.get(FOLDER)
-    key = fingerprint(graph, statistics.images, config) if folder else ""
-    checkpoints = Checkpoints(folder, key)
+    run = fingerprint(graph, statistics.images, config) if folder else {}
+    checkpoints = Checkpoints(folder, run)
+    if (kept := checkpoints.describe(len(blocks))) is not None:
+        _LOG.warning("%s", kept)
     steps = config.reconstruction.steps
     rows = []
     with (

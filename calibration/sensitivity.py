@@ -1,7 +1,10 @@
 """Sensitivity analysis: what the rounding of each tensor alone does to the network's prediction.
 
 Each activation tensor and each layer's weight is tried in two ways: rounded alone in a float network ("one"),
-and left out of a fully rounded one ("all_but_one"). Both are measured at the logits against float.
+and left out of a fully rounded one ("all_but_one"). Both are measured at the logits against the reference:
+the same network without any rounding, equalized if the recipe says so. Equalization through h-swish without
+a gate is not exact, so how far the reference and the fully rounded network are from the float network itself
+is measured beside, once.
 
 Trying each of V3-Small's 153 switches both ways, from the switch on, takes 120 passes over the images. We
 spend 30 (0.3 per tensor): every switch sees the first few images, and those whose result is least certain for
@@ -38,9 +41,11 @@ from qmnv3.quant.sites import read_sites
 
 Mode = Literal["one", "all_but_one"]
 Trial = tuple[Switch, Mode]
+Wholes = tuple[FloatArray, FloatArray, FloatArray]
 MODES: tuple[Mode, ...] = ("one", "all_but_one")
 PASSES_PER_SITE = 0.3
 LARGEST_CHUNK = 20
+REFERENCE = "the network without rounding, equalized as the recipe says"
 
 
 @dataclass(frozen=True)
@@ -48,9 +53,9 @@ class Sensitivity:
     """What one switch does, on the first `images` images.
 
     `sqnr_db` (None when exact), `kl` (nats) and `agreement` (of top-1, Wilson interval) compare the logits
-    with float's. `kl_added` is what this rounding is answerable for: the whole of `kl` in mode "one", by how
-    much the fully rounded network's KL is larger on the same images in mode "all_but_one". `predicted_kl` is
-    what Fisher information says it should be.
+    with the reference's. `kl_added` is what this rounding is answerable for: the whole of `kl` in mode "one",
+    by how much the fully rounded network's KL is larger on the same images in mode "all_but_one".
+    `predicted_kl` is what Fisher information says it should be.
     """
 
     site: str
@@ -68,7 +73,9 @@ class Sensitivity:
 class Analysis:
     """All rows, the most surely harmful first within each mode, and the fully rounded network beside them.
 
-    `passes` is the executed work as a multiple of one forward pass over all `images`.
+    `sqnr_db`, `kl` and `agreement` are against the `reference`; `reference_kl` is the KL divergence of the
+    reference from the float network, `float_kl` that of the fully rounded network from it. `passes` is the
+    executed work as a multiple of one forward pass over all `images`.
     """
 
     rows: tuple[Sensitivity, ...]
@@ -78,6 +85,9 @@ class Analysis:
     sqnr_db: float | None
     kl: Interval
     agreement: Interval
+    reference_kl: Interval
+    float_kl: Interval
+    reference: str = REFERENCE
 
     def to_json(self) -> dict[str, Any]:
         """As plain numbers, strings and lists."""
@@ -106,7 +116,8 @@ def analyse(
     switches = [s for s in read_switches(prepared) if s.kind in kinds and (sites is None or s.site in sites)]
     trials: list[Trial] = [(switch, mode) for mode in MODES if mode in modes for switch in switches]
     known = read_sites(prepared)
-    budget = max(passes_per_site * len(known) - len(MODES), 0.0) * statistics.count
+    # The reference, the fully rounded and the float network run once each.
+    budget = max(passes_per_site * len(known) - len(MODES) - 1, 0.0) * statistics.count
     measured = _measure(sweep, trials, statistics, budget, progress)
     predicted = _predicted(prepared, statistics)
     rows = [_row(trial, measured, predicted) for trial in trials]
@@ -120,6 +131,8 @@ def analyse(
         logits_sqnr_db(whole),
         mean_interval(whole[:, KL]),
         agreement_interval(whole),
+        mean_interval(measured.reference_from_float[:, KL]),
+        mean_interval(measured.rounded_from_float[:, KL]),
     )
 
 
@@ -156,10 +169,12 @@ def allocate(spread: FloatArray, cost: FloatArray, budget: float, most: int) -> 
 
 @dataclass(frozen=True)
 class _Measured:
-    """Per image [n, 4]: of every trial, and of the fully rounded network."""
+    """Per image [n, 4]: of every trial and the fully rounded network; and both ends against float."""
 
     trials: dict[Trial, FloatArray]
     rounded: FloatArray
+    reference_from_float: FloatArray
+    rounded_from_float: FloatArray
 
     def added(self, trial: Trial) -> FloatArray:
         """KL divergence per image that the trial's switch is answerable for."""
@@ -175,20 +190,20 @@ def _measure(
     # Half of the budget lets every trial see the same images.
     size = int(np.clip(budget / 2.0 / max(cost.sum(), 1e-9), 2, LARGEST_CHUNK))
     results: dict[Trial, list[FloatArray]] = {trial: [] for trial in trials}
-    rounded: list[FloatArray] = []
+    wholes: list[Wholes] = []
     chunks_due = [1] * len(trials)
     with progress("measuring sensitivity", statistics.count) as advance:
         for index, chunk in enumerate(_chunks(statistics.images, size)):
             due = [trial for trial, n in zip(trials, chunks_due, strict=True) if n > index]
-            rounded.append(_run_chunk(sweep, to_nchw(chunk), due, results))
+            wholes.append(_run_chunk(sweep, statistics.network, to_nchw(chunk), due, results))
             if index == 0:
-                first = _joined(results, rounded)
+                first = _joined(results, wholes)
                 spreads = np.array([spread(first.added(trial)) for trial in trials])
                 chunks_due = _allocate_modes(
                     trials, spreads, cost * size, budget, -(-statistics.count // size)
                 )
             advance(len(chunk))
-    return _joined(results, rounded)
+    return _joined(results, wholes)
 
 
 def _allocate_modes(
@@ -204,21 +219,26 @@ def _allocate_modes(
 
 
 def _run_chunk(
-    sweep: Sweep, images: torch.Tensor, due: list[Trial], results: dict[Trial, list[FloatArray]]
-) -> FloatArray:
-    """Add the results of the trials that are `due`; returns those of the fully rounded network."""
+    sweep: Sweep,
+    network: fx.GraphModule,
+    images: torch.Tensor,
+    due: list[Trial],
+    results: dict[Trial, list[FloatArray]],
+) -> Wholes:
+    """Add the results of the trials that are `due`; returns those of whole networks, as in `_Measured`."""
     reference, one = sweep.run(images, False, [switch for switch, mode in due if mode == "one"])
     logits, others = sweep.run(images, True, [switch for switch, mode in due if mode == "all_but_one"])
     flipped = {(s, "one"): found for s, found in one.items()}
     flipped |= {(s, "all_but_one"): found for s, found in others.items()}
     for trial in due:
         results[trial].append(compare(reference, flipped[trial]))
-    return compare(reference, logits)
+    exact = sweep.run_other(network, images)
+    return compare(reference, logits), compare(exact, reference), compare(exact, logits)
 
 
-def _joined(results: dict[Trial, list[FloatArray]], rounded: list[FloatArray]) -> _Measured:
+def _joined(results: dict[Trial, list[FloatArray]], wholes: list[Wholes]) -> _Measured:
     joined = {trial: np.concatenate(parts) for trial, parts in results.items() if parts}
-    return _Measured(joined, np.concatenate(rounded))
+    return _Measured(joined, *(np.concatenate(parts) for parts in zip(*wholes, strict=True)))
 
 
 def _chunks(images: ImageSource, size: int) -> Iterator[Images]:

@@ -116,6 +116,13 @@ class Sweep:
                 self._execute(index, values, images)
         return values[self._nodes[-1]], flipped
 
+    @torch.inference_mode()
+    def run_other(self, network: fx.GraphModule, images: torch.Tensor) -> torch.Tensor:
+        """Logits of the float network that `prepared` was made from; the same work."""
+        self.executed += self.work * len(images)
+        logits: torch.Tensor = network(images)
+        return logits
+
     def _finish(self, values: dict[fx.Node, Any], start: int, images: torch.Tensor) -> torch.Tensor:
         for index in range(start, len(self._nodes)):
             self._execute(index, values, images)

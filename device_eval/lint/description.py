@@ -141,13 +141,26 @@ class Carried:
     keys: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Calibrated:
+    """What a RUN tells of its calibration: faults of the images, and of tensors `site: value`.
+
+    `floored` are scales that were raised because (nearly) nothing was seen, `clipped` the % of values outside
+    the grid.
+    """
+
+    faults: tuple[str, ...] = ()
+    floored: Mapping[str, float] = field(default_factory=dict)
+    clipped: Mapping[str, float] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, eq=False)
 class Model:
     """A model file or RUN, read. `ops` are in the file's order.
 
     `partitions` is what LiteRT's XNNPACK delegate made of it; for ONNX `runtime_floats` counts by name what
     ONNX Runtime's optimizer left in float. Both None when the runtime did not load it: then `runtime_error`
-    says why.
+    says why. `calibrated` is only known of a RUN.
     """
 
     path: Path
@@ -160,6 +173,7 @@ class Model:
     partitions: Partitions | None = None
     runtime_floats: Mapping[str, int] | None = None
     runtime_error: str | None = None
+    calibrated: Calibrated = field(default_factory=Calibrated)
 
     @cached_property
     def _producers(self) -> dict[str, Op]:

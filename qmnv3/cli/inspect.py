@@ -7,8 +7,8 @@ import typer
 
 EXAMPLES = """
 Show a RUN's tensors: range, scale, SQNR, clipped share and what their rounding is predicted to do to the
-prediction (KL divergence); which groups were equalized, what each gained and what it costs; and
-what block reconstruction learned.
+prediction (KL divergence); which groups were equalized, what each gained and what it costs; which tensors
+are int16 and what that does to XNNPACK's partitions; what block reconstruction learned; and a ladder's rungs.
 
 **Examples**
 
@@ -24,6 +24,7 @@ def command(
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the table as JSON.")] = None,
 ) -> None:
     """Show a RUN's tensors."""
+    from qmnv3.cli.inspect_tables import equalization, int16, layers, reconstruction, rungs
     from qmnv3.cli.options import table_console
     from qmnv3.errors import GraphError
     from qmnv3.files import write_json
@@ -32,18 +33,22 @@ def command(
     report, provenance = load_report(run, CALIBRATION), load_report(run, PROVENANCE)
     try:
         rows = _sorted(report["layers"], sort)
-        table = _table(rows, f"{run}: {provenance['model']}, {report['images']} images")
-        more = [_equalization(report["equalization"]), _reconstruction(report["reconstruction"])]
+        table = layers(rows, f"{run}: {provenance['model']}, {report['images']} images")
+        more = (
+            equalization(report["equalization"], report.get("equalization_cost")),
+            int16(report.get("int16"), report.get("int16_cost")),
+            reconstruction(report["reconstruction"]),
+            rungs(report["ladder"]) if report.get("ladder") else None,
+        )
+        tables = [table, *(extra for extra in more if extra is not None)]
         notes = _notes(report, provenance)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise GraphError(f"{run}: its report is damaged ({error!r}); run `qmnv3 ptq` again") from error
-    console = table_console()
+    console = table_console(*tables)
     if json_file:
         write_json(json_file, {"run": provenance, **report, "layers": rows})
-    console.print(table)
-    for extra in more:
-        if extra:
-            console.print(extra)
+    for shown in tables:
+        console.print(shown)
     for line in notes:
         console.print(line)
 
@@ -68,86 +73,6 @@ def _sorted(rows: list[dict[str, Any]], key: str) -> list[dict[str, Any]]:
         case "kl":
             return sorted(rows, key=lambda r: -(r["predicted_kl"] or 0.0))
     raise typer.BadParameter(f"--sort {key}: choose network, sqnr, clipped or kl")
-
-
-def _table(rows: list[dict[str, Any]], title: str) -> Any:
-    from rich.table import Table
-
-    table = Table(title=title)
-    for name in (
-        "tensor",
-        "operation",
-        "seen",
-        "grid",
-        "scale",
-        "zero",
-        "SQNR dB",
-        "clipped %",
-        "KL, 1e-4",
-        "weights dB",
-    ):
-        table.add_column(name, justify="left" if name in ("tensor", "operation") else "right", no_wrap=True)
-    table.columns[0].min_width = max((len(row["site"]) for row in rows), default=0)
-    for row in rows:
-        fused = "" if row["activation"] == "none" else f"+{row['activation']}"
-        table.add_row(
-            row["site"],
-            row["kind"] + fused,
-            _interval(row["observed_low"], row["observed_high"]),
-            _interval(row["low"], row["high"]),
-            f"{row['scale']:.3g}",
-            str(row["zero_point"]),
-            _number(row["sqnr_db"], "{:.1f}"),
-            _number(row["clipped_percent"], "{:.3f}"),
-            _number(row["predicted_kl"], "{:.1f}", 1e4),
-            _number(row["weight_sqnr_db"], "{:.1f}"),
-        )
-    return table
-
-
-def _equalization(rows: list[dict[str, Any]]) -> Any:
-    """What equalization took, or would have; None where it did not run."""
-    from rich.table import Table
-
-    if not rows:
-        return None
-    table = Table(title="equalization: groups of tensors whose channels are scaled together")
-    for name in ("first tensor", "channels", "SQNR dB", "predicted KL, 1e-4", "with gate", "gate µs", "form"):
-        table.add_column(name, justify="left" if name in ("first tensor", "form") else "right")
-    for row in rows:
-        table.add_row(
-            row["group"],
-            str(row["channels"]),
-            f"{_number(row['sqnr_before_db'], '{:.1f}')} → {_number(row['sqnr_after_db'], '{:.1f}')}",
-            f"{1e4 * row['kl_before']:.1f} → {1e4 * row['kl_after']:.1f}",
-            _number(row["kl_gate"], "{:.1f}", 1e4),
-            f"{row['gate_us']:.1f}" if row["hard_swishes"] else "–",
-            "" if row["form"] == "none" else row["form"],
-        )
-    return table
-
-
-def _reconstruction(rows: list[dict[str, Any]]) -> Any:
-    """What each block learned, on images it did not learn from; None where nothing was to learn."""
-    from rich.table import Table
-
-    if not rows:
-        return None
-    table = Table(title="block reconstruction: what was learned, judged on other images")
-    for name in ("last tensor", "layers", "predicted KL, 1e-4", "taken"):
-        table.add_column(name, justify="left" if name == "last tensor" else "right")
-    for row in rows:
-        change = f"{1e4 * row['kl_before']:.1f} → {1e4 * row['kl_after']:.1f}"
-        table.add_row(row["block"], str(row["layers"]), change, "yes" if row["taken"] else "")
-    return table
-
-
-def _interval(low: float | None, high: float | None) -> str:
-    return "–" if low is None or high is None else f"{low:.3g} .. {high:.3g}"
-
-
-def _number(value: float | None, form: str, factor: float = 1.0) -> str:
-    return "–" if value is None else form.format(factor * value)
 
 
 command.__doc__ = EXAMPLES

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from device_eval.runners import Kernel
 
@@ -30,9 +31,14 @@ class KernelName(StrEnum):
         return self.value
 
 
-def table_console() -> "Console":
-    """Where tables go: stdout, wide enough for one line per row when it is not a terminal."""
+def table_console(*tables: "Table") -> "Console":
+    """Where tables go: stdout, wide enough that no cell of `tables` is cut off.
+
+    A narrow terminal wraps lines; when it is not a terminal it is at least `PIPE_WIDTH` wide.
+    """
     from rich.console import Console
 
     console = Console()
-    return console if console.is_terminal else Console(width=PIPE_WIDTH)
+    least = console.width if console.is_terminal else PIPE_WIDTH
+    unbounded = console.options.update(width=10_000)
+    return Console(width=max(least, *(console.measure(t, options=unbounded).maximum for t in tables), 0))

@@ -102,29 +102,15 @@ def command(
 
 
 def _print_rungs(climb: "Climb", target: float) -> None:
-    from rich.table import Table
-
+    from qmnv3.cli.inspect_tables import rungs
     from qmnv3.cli.options import table_console
 
-    images = climb.rungs[0].fidelity.images
-    table = Table(title=f"rungs, judged on {images} held-out images")
-    for name in ("level", "adds", "seconds", "agreement %", "KL nats", "estimated drop, points"):
-        table.add_column(name, justify="left" if name == "adds" else "right")
-    for rung in climb.rungs:
-        fidelity = rung.fidelity
-        table.add_row(
-            str(rung.level),
-            rung.name,
-            f"{rung.seconds:.1f}",
-            f"{100 * fidelity.agreement:.1f}",
-            f"{fidelity.kl:.4f}",
-            f"{fidelity.drop:.2f} [{fidelity.drop_low:.2f}, {fidelity.drop_high:.2f}]",
-        )
-    table_console().print(table)
+    table = rungs(climb.to_json())
+    table_console(table).print(table)
     if not climb.reached:
         typer.echo(
-            f"no rung meets --target-drop {target}; kept level {climb.config.level}, the nearest to float. "
-            "Quantization-aware training can go further."
+            f"no rung meets --target-drop {target}; kept level {climb.config.level}, whose estimated drop is "
+            "least. Quantization-aware training can go further."
         )
 
 

@@ -1,14 +1,14 @@
 """The whole of `qmnv3 ptq`: load, calibrate, convert, and save a RUN."""
 
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from safetensors.torch import save
 
-from calibration import bias_correction
+from calibration import bias_correction, checkpoints
 from calibration.config import PtqConfig
 from calibration.ladder import Climb, climb, ladder
 from calibration.observers import Turns
@@ -66,13 +66,15 @@ class PtqResult:
     def summary(self) -> str:
         """Two lines for a person, more with int16 tensors."""
         logits = self.calibration.logits
+        tflite_only = " --format tflite" if self.int16_cost is not None else ""
         sqnr = f"{logits['sqnr_db']:.1f} dB" if logits["sqnr_db"] is not None else "exact"
         return (
             f"{self.out}: {self.calibration.images} images, {len(self.calibration.layers)} tensors, "
             f"{self.seconds:.1f} s; int8 against float on {logits['images']} of them: "
             f"logits SQNR {sqnr}, top-1 agreement {100 * logits['top1_agreement']:.0f} %\n"
             f"{self._int16()}"
-            f"next: qmnv3 inspect {self.out}; qmnv3 export --int8 --checkpoint {self.out} --out export"
+            f"next: qmnv3 inspect {self.out}; "
+            f"qmnv3 export --int8 --checkpoint {self.out} --out export{tflite_only}"
         )
 
     def _int16(self) -> str:
@@ -135,12 +137,13 @@ def run_ptq(job: PtqJob, progress: Progress = silent, world: World = ALONE) -> P
         "skipped_images": [str(path) for path in photos.skipped],
         "recipe": config.model_dump(),
         "target_drop": job.target_drop,
+        "threads": torch.get_num_threads(),
         "warnings": warnings,
     }
     ladder_json = climbed.to_json() if climbed else []
     report = result.to_json() | {"ladder": ladder_json, "int16_cost": cost}
     save_run(job.out, int8, float32, report, provenance, {CALIBRATED: save(model_state(result.model))})
-    shutil.rmtree(partial, ignore_errors=True)
+    checkpoints.discard(partial)
     bias_correction.dismiss(observed.statistics)
     return PtqResult(job.out, result, time.perf_counter() - started, tuple(warnings), climbed, cost)
 

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 EXAMPLES = """
 Measure which tensors and weights a network loses accuracy by: each rounded alone, and each left out.
 
+Each is compared with the same network without rounding, equalized as the recipe says; how far that network
+and the fully rounded one are from the float network itself is printed beside.
+
 Writes `sensitivity.json` and `sensitivity.svg`, and prints the worst. Labels are not needed. Biases are not
 corrected meanwhile (levels of the recipe from 3 on count as 2): they would make up for rounding that is off.
 
@@ -68,7 +71,8 @@ def command(
     for name, title in (("one", "rounded alone"), ("all_but_one", "left out of the fully rounded network")):
         rows = [row for row in analysis.rows if row.mode == name]
         if rows:
-            console.print(_table(rows[:top], f"{title}: {min(top, len(rows))} of {len(rows)}"))
+            shown = f"{min(top, len(rows))} of {len(rows)}"
+            console.print(_table(rows[:top], f"{title}, against the unrounded network: {shown}"))
     console.print(_summary(analysis, out))
 
 
@@ -76,6 +80,8 @@ def _summary(analysis: "Analysis", out: Path) -> str:
     return (
         f"all rounded: KL {_interval(analysis.kl)}, agreement {100 * analysis.agreement.estimate:.1f} %; "
         f"{analysis.images} images, {analysis.passes:.1f} forward passes for {analysis.sites} tensors\n"
+        f"against the float network: all rounded KL {_interval(analysis.float_kl)}, unrounded "
+        f"(but equalized) KL {_interval(analysis.reference_kl)}\n"
         f"{out / 'sensitivity.json'}, {out / 'sensitivity.svg'}"
     )
 

@@ -14,7 +14,8 @@ from qmnv3.environment import environment
 from qmnv3.errors import DataError
 from qmnv3.files import atomic_files, write_json
 
-# Up to here the network computes the float network's function when rounding is off.
+# Up to here no bias makes up for rounding. Approximate equalization changes the function a little: the
+# analysis says how much.
 HIGHEST_LEVEL = 2
 
 

@@ -30,7 +30,7 @@ def calibrated(model: nn.Module, images: np.ndarray, equalize: bool = False) -> 
     for group in scale_groups(graph):
         scale(group, torch.exp2(torch.linspace(-1.0, 1.5, group.channels)))
     ranges.apply(graph, observed.statistics, PLAIN)
-    return Calibration(graph, observed.parent, observed.statistics, [], (), {}, ())
+    return Calibration(graph, observed.parent, observed.statistics, [], (), {}, (), ())
 
 
 def corrected(result: Calibration) -> fx.GraphModule:

@@ -10,7 +10,7 @@ from quant.nets import TinyNet
 from torch import fx, nn
 
 from calibration.config import PtqConfig
-from calibration.coverage import coverage_warnings
+from calibration.coverage import coverage_layers, coverage_warnings
 from calibration.ptq import Images, calibrate
 from calibration.statistics import collect, to_nchw
 from device_eval.partitions import delegate_partitions
@@ -52,6 +52,11 @@ def image_set(name: str) -> Images:
             return good + 4.0
         case "faint":
             return good * 0.1
+        case "grey":  # normalised by a mean and std of each channel
+            grey = np.repeat(good[..., :1], 3, axis=3)
+            return (grey * np.array([1.0, 0.9, 1.1]) + np.array([0.1, 0.0, -0.1])).astype(np.float32)
+        case "half grey":
+            return np.concatenate([image_set("grey")[: COUNT // 2], good[COUNT // 2 :]])
         case "half plain":
             return np.concatenate([good, np.zeros_like(good) + black])
     return good
@@ -86,7 +91,7 @@ def warnings(prepared: fx.GraphModule, given: Images) -> str:
     statistics = collect(
         prepared, lambda: np.array_split(given, max(len(given) // 20, 1)), frozenset({"channels"})
     )
-    return "\n".join(coverage_warnings(prepared, statistics))
+    return "\n".join(coverage_warnings(statistics.image_set, coverage_layers(prepared, statistics)))
 
 
 @pytest.mark.parametrize(
@@ -101,6 +106,8 @@ def warnings(prepared: fx.GraphModule, given: Images) -> str:
         ("duplicates", [f"only 1 of {COUNT} differ", "no more than 1 different"]),
         ("shifted", ["domain: the mean of"]),
         ("faint", ["vary less than half as much"]),
+        ("grey", [f"{COUNT} of {COUNT} are grey"]),
+        ("half grey", []),
         ("half plain", [f"only {COUNT + 1} of {2 * COUNT} differ", f"{COUNT} of {2 * COUNT} show one plain"]),
     ],
 )
@@ -108,6 +115,21 @@ def test_each_fault_is_named(trained: nn.Module, name: str, texts: list[str]) ->
     found = warnings(prepare(trained, SPEC), image_set(name))
     assert all(text in found for text in texts), found
     assert bool(texts) == bool(found), found
+
+
+def test_the_layer_whose_channels_never_vary_is_named(trained: nn.Module) -> None:
+    """Weights of 0 behind a BatchNorm that saw them vary."""
+    model = copy.deepcopy(trained)
+    dead = next(m for m in model.modules() if isinstance(m, nn.Conv2d) and m.out_channels >= 8)
+    dead.weight.data[:5] = 0.0
+    prepared = prepare(model, SPEC)
+    statistics = collect(prepared, lambda: [images()], frozenset({"channels"}))
+    rows = {row.layer: row for row in coverage_layers(prepared, statistics)}
+    name = next(n for n, m in model.named_modules() if m is dead)
+    assert (rows[name].dead, rows[name].narrow, rows[name].channels) == (5, 5, dead.out_channels)
+    assert f"{name} 5 of {dead.out_channels}" in "\n".join(
+        coverage_warnings(statistics.image_set, tuple(rows.values()))
+    )
 
 
 def test_untrained_batch_norms_promise_nothing() -> None:

@@ -260,3 +260,11 @@ def test_min_max_ranges_of_equalized_tensors(images: np.ndarray) -> None:
     widest = scaled.amax((0, 2, 3))
     assert widest.max() < 2 * widest.min()  # 64 times, before
     assert float(first.fake_quant.qparams.scale) * 255 == pytest.approx(float(scaled.max()), rel=1e-5)
+
+
+def test_a_dead_channel_takes_the_widest_ones_factor(images: np.ndarray) -> None:
+    """It has nothing to gain from more levels, and its weights, made larger, would set a floor."""
+    model = network(depthwise=True, balanced=True)
+    model[0].bias.data[7] = -1e4
+    factors = factors_of(equalized(observed(model, images)))["0"]
+    assert factors is not None and factors[7] == factors[0] == factors.min()

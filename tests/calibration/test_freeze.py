@@ -70,6 +70,29 @@ def test_a_healthy_network_has_no_floored_scale() -> None:
     assert calibrate(model, SPEC, lambda: [images], PtqConfig()).floored == ()
 
 
+def network_with_a_dead_channel() -> nn.Module:
+    """Channel 0 behind the ReLU is always 0, and its weights are 200 times the others'."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+    model[0].weight.data[0] *= 200.0
+    model[0].bias.data[0] = -1e4
+    return model.eval()
+
+
+@pytest.mark.parametrize("level", [1, 2])
+def test_a_dead_channel_does_not_coarsen_its_tensor(level: int, tmp_path: Path) -> None:
+    """The other channels keep their 256 levels, as without it, and XNNPACK takes the network."""
+    images = np.random.default_rng(0).uniform(-1, 1, (8, 16, 16, 3)).astype(np.float32)
+    result = calibrate(network_with_a_dead_channel(), SPEC, lambda: [images], PtqConfig(level=level))
+    row = next(row for row in result.layers if row["site"] == "0")
+    assert row["high"] < 1.1 * row["observed_high"] and row["sqnr_db"] > 35.0
+    write_tflite(lower(convert(result.model, Metadata()), "xnnpack"), tmp_path / "model.tflite")
+    partitions = delegate_partitions(tmp_path / "model.tflite")
+    assert (partitions.count, partitions.undelegated, partitions.refused) == (1, (), None)
+
+
 def test_nan_in_activations_names_the_layer() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1)).eval()
     model[0].weight.data.fill_(3e38)

@@ -1,5 +1,8 @@
 """Staged execution: what the network computes, whatever lies in files, and nothing left behind."""
 
+import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -109,6 +112,24 @@ def test_files_go_as_soon_as_nothing_reads_them(
             most = max(most, len(files))
         assert len(files) == len(BATCHES)  # the logits
     assert len(BATCHES) < most <= 4 * len(BATCHES)  # a residual block holds its input, too
+    assert temporary() == []
+
+
+def test_a_killed_runs_files_go_with_the_next_but_not_a_running_ones(
+    network: fx.GraphModule, temporary: Callable[[], list[Path]], tmp_path: Path
+) -> None:
+    script = (
+        "import os; from calibration.spill import SpillFolder; folder = SpillFolder();"
+        "(folder.path / '1.npy').write_bytes(b'0'); os.kill(os.getpid(), 9)"
+    )
+    environment = os.environ | {"TMPDIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    killed = subprocess.run([sys.executable, "-c", script], env=environment, check=False)
+    assert killed.returncode == -9 and len(temporary()) == 2
+    with Frontier(network, images, budget_bytes=0) as running:
+        (mine,) = temporary()
+        running.execute(next(iter(network.graph.nodes)))
+        with Frontier(network, images):
+            assert mine.exists() and len(list(mine.iterdir())) == len(BATCHES)
     assert temporary() == []
 
 

@@ -192,6 +192,23 @@ def test_another_recipes_blocks_are_not_taken(tmp_path: Path) -> None:
     )
 
 
+def test_a_resumed_run_says_where_it_continues_or_why_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reconstruct(folder=tmp_path, steps=2)
+    assert not caplog.messages
+    (tmp_path / "001.safetensors").unlink()
+    reconstruct(folder=tmp_path, steps=2)
+    reconstruct(folder=tmp_path, steps=3)
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads + 1)
+    reconstruct(folder=tmp_path, steps=3)
+    continued, by_recipe, by_threads = caplog.messages
+    assert "continues at block 2 of 2" in continued
+    assert f"(threads: {threads}, now {threads + 1})" in by_threads and "starts anew" in by_threads
+    assert "other recipe" in by_recipe
+
+
 def test_gradients_of_a_grid_are_lsqs() -> None:
     """Against torch's own learnable fake-quantize, whose scale gradient is LSQ's."""
     site = FakeQuantize("x")

@@ -1,7 +1,7 @@
 """Sensitivity analysis against plain runs of the whole network, and the work it really executes."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -103,6 +103,22 @@ def test_a_row_is_what_a_plain_run_gives(frozen: Calibration, site: str) -> None
     assert analysis.kl.estimate == pytest.approx(rounded_kl, rel=1e-3)
 
 
+def test_the_distance_from_the_float_network_is_told() -> None:
+    """A stem whose approximate equalization changes the function: the reference is not float."""
+    recipe = PtqConfig.model_validate({"level": 2, "equalization": {"max_slowdown": 0, "min_gain": 0}})
+    calibrated = calibrate(randomize(TinyNet()), Preprocessing(32, 36), pictures, recipe)
+    assert "approximate" in {row["form"] for row in calibrated.to_json()["equalization"]}
+    analysis = analyse(calibrated.model, calibrated.statistics)
+    images = to_nchw(np.concatenate(list(pictures())))
+    with torch.inference_mode():
+        exact, unrounded = (m(images).double().softmax(1) for m in (calibrated.parent, calibrated.model))
+        set_fake_quant(calibrated.model, True)
+        rounded = calibrated.model(images).double().softmax(1)
+    for found, p in ((analysis.reference_kl, unrounded), (analysis.float_kl, rounded)):
+        assert found.estimate == pytest.approx(entropy(exact, p, axis=1).mean(), rel=1e-3)
+    assert analysis.reference_kl.estimate > 1e-9
+
+
 def test_rows_come_worst_first(frozen: Calibration) -> None:
     analysis = analyse(frozen.model, frozen.statistics)
     for mode in ("one", "all_but_one"):
@@ -119,7 +135,9 @@ def test_fisher_information_predicts_what_is_measured(frozen: Calibration) -> No
     assert np.corrcoef(predicted, measured)[0, 1] > 0.8
 
 
-def executed_by_modules(prepared: fx.GraphModule, act: Callable[[], Analysis]) -> tuple[int, Analysis]:
+def executed_by_modules(
+    networks: Sequence[fx.GraphModule], act: Callable[[], Analysis]
+) -> tuple[int, Analysis]:
     """Work that modules really do meanwhile, seen by hooks: multiply-adds, and 20 per element written."""
     work = 0
 
@@ -130,7 +148,10 @@ def executed_by_modules(prepared: fx.GraphModule, act: Callable[[], Analysis]) -
             work += module.weight.numel() * output.numel() // output.shape[1]
 
     leaves = [
-        m for m in prepared.modules() if not list(m.children()) and not isinstance(m, WeightFakeQuantize)
+        m
+        for prepared in networks
+        for m in prepared.modules()
+        if not list(m.children()) and not isinstance(m, WeightFakeQuantize)
     ]
     handles = [leaf.register_forward_hook(hook) for leaf in leaves]
     analysis = act()
@@ -150,10 +171,11 @@ def test_three_passes_for_ten_sites(name: str) -> None:
     config = PtqConfig(level=0, images=count)
     calibration = calibrate(build_model(name, seed=0), Preprocessing(32, 36), images, config)
     one_pass, _ = executed_by_modules(
-        calibration.model, lambda: calibration.model(to_nchw(next(images()))[:1])
+        [calibration.model], lambda: calibration.model(to_nchw(next(images()))[:1])
     )
     work, analysis = executed_by_modules(
-        calibration.model, lambda: analyse(calibration.model, calibration.statistics)
+        [calibration.model, calibration.parent],
+        lambda: analyse(calibration.model, calibration.statistics),
     )
     passes = work / one_pass / count
     assert analysis.passes == pytest.approx(passes, rel=0.03)

@@ -1,6 +1,7 @@
 """Files that are no models through `qmnv3 lint`, and its exit codes."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -88,6 +89,28 @@ def test_clean_models_exit_with_0(cli: Cli, exported: Path, run: Path) -> None:
     assert done.code == 0 and done.stderr == "", done
     verdicts = [line for line in done.stdout.splitlines() if line.startswith("ok ")]
     assert len(verdicts) == 3 and all(": 0 errors, " in line for line in verdicts)
+
+
+def test_a_run_tells_what_its_calibration_saw(cli: Cli, tmp_path: Path, run: Path) -> None:
+    copy = tmp_path / "RUN"
+    shutil.copytree(run, copy)
+    report = json.loads((copy / "calibration.json").read_text())
+    report["coverage"] = ["calibration images: 9 of 9 show one plain colour; remove them"]
+    report["floored_scales"] = [{"site": "stem.0", "scale": 0.5, "observed_low": 0.0, "observed_high": 0.0}]
+    report["layers"][1] |= {"clipped_percent": 7.0, "observed_high": 100.0}
+    gate = report["layers"][2]  # as a hard-sigmoid's 1.0, which is 255/256 in integers
+    low, high, scale = gate["low"], gate["high"], gate["scale"]
+    gate |= {"clipped_percent": 90.0, "observed_low": low, "observed_high": high + 0.9 * scale}
+    (copy / "calibration.json").write_text(json.dumps(report))
+    shown = cli("lint", copy)
+    assert shown.code == 0 and cli("lint", copy, "--strict").code == 1
+    assert "warning calibration-images" in shown.stdout and "9 of 9 show one plain colour" in shown.stdout
+    assert "note floored-scale" in shown.stdout and "its scale was raised to 0.5" in shown.stdout
+    assert "warning clipped-values" in shown.stdout and "7 % of its values" in shown.stdout
+    assert "90 %" not in shown.stdout
+    report["layers"] = [1]
+    (copy / "calibration.json").write_text(json.dumps(report))
+    assert_refused(cli("lint", copy), "its report is damaged")
 
 
 def test_errors_exit_with_1_and_json_has_everything(cli: Cli, tmp_path: Path, run: Path) -> None:

@@ -3,8 +3,11 @@
 import json
 from pathlib import Path
 
+import pytest
+import torch
 from cli_command import assert_refused, untouched
 from conftest import Cli
+from safetensors.torch import save_file
 
 GIVEN = ("--model", "user_nets:tiny")
 
@@ -22,6 +25,37 @@ def test_level_is_recorded_and_equalization_reported(
         assert cli("inspect", out).code == 0
 
 
+def test_inspect_cuts_nothing_off_and_shows_the_slowdown_used(
+    cli: Cli, tmp_path: Path, photos: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "RUN"
+    assert cli("ptq", *GIVEN, "--weights", weights, "--calib", photos, "--out", out, "--level", 2).code == 0
+    report = json.loads((out / "calibration.json").read_text())
+    report["layers"][0]["site"] = 200 * "x"
+    (out / "calibration.json").write_text(json.dumps(report))
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = cli("inspect", out).stdout
+    assert "…" not in shown and "zero" in shown and "SQNR dB" in shown and 200 * "x" in shown
+    cost = report["equalization_cost"]
+    gates = sum(row["gate_us"] for row in report["equalization"] if row["form"] == "gate")
+    assert cost["gates_us"] == gates <= cost["max_slowdown"] * cost["network_us"]
+    assert f"{cost['network_us']:.1f} µs" in shown and "at most 8.50 %" in " ".join(shown.split())
+
+
+def test_int16_is_exported_as_advised_and_inspected(
+    cli: Cli, tmp_path: Path, photos: Path, weights: Path
+) -> None:
+    out = tmp_path / "RUN"
+    given = ("--weights", weights, "--calib", photos, "--out", out, "--int16", "expand.2")
+    done = cli("ptq", *GIVEN, *given)
+    (advice,) = [line for line in done.stdout.splitlines() if line.startswith("next: ")]
+    command = advice.split("; ")[1].split()
+    assert command[:2] == ["qmnv3", "export"]
+    assert cli(*command[1:-3], tmp_path / "out", *command[-2:]).code == 0
+    shown = cli("inspect", out).stdout
+    assert "int16 tensors: KL" in shown and "XNNPACK partitions: 2 (1 without)" in shown
+
+
 def test_target_drop_prints_and_saves_the_rungs(
     cli: Cli, tmp_path: Path, photos: Path, weights: Path
 ) -> None:
@@ -32,6 +66,7 @@ def test_target_drop_prints_and_saves_the_rungs(
     (rung,) = json.loads((out / "calibration.json").read_text())["ladder"]
     assert rung["level"] == 0
     assert rung["fidelity"]["images"] == 1
+    assert "rungs, judged on 1 held-out images" in cli("inspect", out).stdout
 
 
 def test_finished_blocks_are_kept_until_the_run_is_written(
@@ -48,6 +83,21 @@ def test_finished_blocks_are_kept_until_the_run_is_written(
     blocks = json.loads((out / "calibration.json").read_text())["reconstruction"]
     assert blocks and all({"block", "kl_before", "kl_after", "taken"} <= set(row) for row in blocks)
     assert not partial.exists()
+
+
+def test_somebody_elses_files_in_the_partial_folder_stay(
+    cli: Cli, tmp_path: Path, photos: Path, weights: Path
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("level: 5\nreconstruction: {steps: 2}\n")
+    partial = tmp_path / "RUN.partial"
+    partial.mkdir()
+    (partial / "notes.txt").write_text("mine")
+    save_file({"x": torch.zeros(1)}, partial / "900.safetensors", {"run": "another program's"})
+    given = ("ptq", *GIVEN, "--weights", weights, "--calib", photos, "--out", tmp_path / "RUN")
+    for options in (("--level", 0), ("--recipe", recipe)):
+        assert cli(*given, *options).code == 0
+        assert sorted(file.name for file in partial.iterdir()) == ["900.safetensors", "notes.txt"]
 
 
 def test_level_and_target_drop_exclude_each_other(cli: Cli, tmp_path: Path, photos: Path) -> None:

@@ -79,6 +79,7 @@ def test_a_job_started_again_goes_on_with_the_next_block(runs: Runs) -> None:
     count = len(json.loads((runs.two / "calibration.json").read_text())["reconstruction"])
     assert blocks == [f"block {index}" for index in range(count)]
     assert count > 1
+    assert f"RUN.partial: continues at block 2 of {count}" in runs.printed.stderr
 
 
 def test_all_end_with_one_line_when_some_fail(tmp_path: Path, photos: Path) -> None:

@@ -26,7 +26,8 @@ def given(photos: Path, weights: Path) -> tuple[object, ...]:
 def test_files_and_table(cli: Cli, given: tuple[object, ...], tmp_path: Path) -> None:
     done = cli("sensitivity", *given, "--out", tmp_path / "s", "--images", 6, "--top", 3)
     assert done.code == 0, done.stderr
-    assert "rounded alone: 3 of " in done.stdout and "forward passes for" in done.stdout
+    assert "rounded alone, against the unrounded network: 3 of " in done.stdout
+    assert "forward passes for" in done.stdout and "against the float network: all rounded KL" in done.stdout
     found = json.loads((tmp_path / "s" / "sensitivity.json").read_text())
     assert found["recipe"]["level"] == 2 and found["images"] == 6
     names = {row["site"] for row in found["rows"]}

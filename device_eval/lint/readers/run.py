@@ -1,16 +1,19 @@
 """RUN folders: the integer graph as an xnnpack export would lower it."""
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from device_eval.lint.description import Carried, Grid, Model, Op, Tensor
+from device_eval.lint.description import Calibrated, Carried, Grid, Model, Op, Tensor
 from device_eval.lint.readers.delegate import with_partitions
 from qmnv3 import ir
+from qmnv3.errors import GraphError
 from qmnv3.export.tflite import write_tflite
 from qmnv3.lowering import lower
-from qmnv3.runs import load_run_graph
+from qmnv3.runs import CALIBRATION, load_report, load_run_graph
 
 _KINDS = {
     "Conv2d": "Conv",
@@ -24,11 +27,33 @@ _WEIGHT_AXIS = {"Conv": 0, "DepthwiseConv": 3}
 def read_run(path: Path) -> Model:
     """Describe the int8 graph of a RUN; GraphError when `path` is none or is damaged."""
     graph = lower(load_run_graph(path), "xnnpack")
-    described = describe_graph(graph, path)
+    described = replace(describe_graph(graph, path), calibrated=_calibrated(path))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.tflite"
         write_tflite(graph, file)
         return with_partitions(described, file)
+
+
+def _calibrated(path: Path) -> Calibrated:
+    report = load_report(path, CALIBRATION)
+    try:
+        return Calibrated(
+            tuple(str(line) for line in report.get("coverage", [])),
+            {str(row["site"]): float(row["scale"]) for row in report.get("floored_scales", [])},
+            {
+                str(row["site"]): float(row["clipped_percent"])
+                for row in report.get("layers", [])
+                if _cut_off(row)
+            },
+        )
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise GraphError(f"{path}: its report is damaged ({error!r}); run `qmnv3 ptq` again") from error
+
+
+def _cut_off(row: dict[str, Any]) -> bool:
+    """Whether values lie beyond the grid by more than a step: fixed grids end one step below 1."""
+    step = float(row["scale"])
+    return bool(row["observed_high"] > row["high"] + step or row["observed_low"] < row["low"] - step)
 
 
 def describe_graph(graph: ir.QuantGraph, path: Path) -> Model:

@@ -1,6 +1,7 @@
 """All rules, in the order in which a report shows them within one severity."""
 
 from device_eval.lint.finding import Rule
+from device_eval.lint.rules.calibration import clipped_values, floored_scales, poor_calibration
 from device_eval.lint.rules.contract import fixed_grids, pass_through, weight_zero_points, wrong_bias_scales
 from device_eval.lint.rules.float_islands import float_islands, float_layers
 from device_eval.lint.rules.hard_activations import extreme_ranges, hard_sigmoid_ranges, hard_swish_inputs
@@ -20,7 +21,10 @@ RULES: tuple[Rule, ...] = (
     invalid_scales,
     requantization,
     partitions,
+    poor_calibration,
     dead_scales,
+    floored_scales,
+    clipped_values,
     extreme_ranges,
     hard_swish_inputs,
     hard_sigmoid_ranges,

@@ -9,18 +9,27 @@ from device_eval.lint.finding import Finding
 FUSED = ("Conv", "MatMul", "Gemm", "Add")
 """Operations that a well written QDQ file has in integers throughout."""
 
+DYNAMIC = ("DynamicQuantizeLinear", "ConvInteger", "MatMulInteger")
+"""What ONNX Runtime's quantize_dynamic writes."""
+
 
 def float_islands(model: Model) -> Iterator[Finding]:
     """Connected float operations between integer ones; at the ends of the network they are notes."""
     floats = [op for op in model.ops if op.float_reason is not None]
     if not any(tensor.grid is not None for tensor in model.tensors.values()):
+        dynamic = Counter(op.native for op in model.ops if op.native in DYNAMIC)
+        kinds = ", ".join(f"{count} {native}" for native, count in dynamic.most_common())
         yield Finding(
             "float-island",
             "error",
             "speed",
             model.path.name,
-            f"nothing is quantized: no tensor of {len(model.ops)} operations has a scale",
-            "this is a float model",
+            f"dynamically quantized: {kinds}; no tensor between operations is an integer"
+            if dynamic
+            else f"nothing is quantized: no tensor of {len(model.ops)} operations has a scale",
+            "its scales are computed from every input, in float, and so is all but the products"
+            if dynamic
+            else "this is a float model",
             "quantize it: `qmnv3 ptq`, then `qmnv3 export --int8`",
         )
         return

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 
-from device_eval.lint.description import Model, short
+from device_eval.lint.description import Model, Tensor, short
 from device_eval.lint.finding import Finding
 from device_eval.lint.patterns import HardSwishSite, gates, hard_swish_sites
+
+Range = tuple[float, float]
 
 WASTED = 0.05
 """Share of levels below -3 from which a range counts as reaching well below it."""
@@ -59,7 +61,7 @@ def extreme_ranges(model: Model) -> Iterator[Finding]:
     error end differently, since both tensors have different steps and distributions.
     """
     ends = [pair for site in hard_swish_sites(model) if (pair := _upper_ends(model, site)) is not None]
-    alike = [inner for inner, outer, tolerance in ends if abs(inner - outer) <= tolerance]
+    alike = [inner[1] for inner, outer in ends if inner[0] <= outer[1] and outer[0] <= inner[1]]
     if len(ends) < MIN_SITES or len(alike) < len(ends):
         return
     yield Finding(
@@ -75,8 +77,8 @@ def extreme_ranges(model: Model) -> Iterator[Finding]:
     )
 
 
-def _upper_ends(model: Model, site: HardSwishSite) -> tuple[float, float, float] | None:
-    """Upper ends of input and output in units of the input, and the rounding that both have."""
+def _upper_ends(model: Model, site: HardSwishSite) -> tuple[Range, Range] | None:
+    """Between what the upper ends of input and output were chosen, in units of the input."""
     output = model.output(site.op)
     high = site.x.span[1]
     if output is None or not output.quantized or high <= site.zero_below + site.ramp:
@@ -84,7 +86,17 @@ def _upper_ends(model: Model, site: HardSwishSite) -> tuple[float, float, float]
     # x * gate is declared as many times larger as the gate is.
     scaled = (output.span[1] / declared for declared in (1.0, site.gate_top or 1.0))
     end = min(scaled, key=lambda value: abs(value - high))
-    return high, end, max(site.x.scale, output.scale)
+    rounding = max(site.x.scale, output.scale) / 2.0
+    return (
+        (high / _widened(site.x) - rounding, high + rounding),
+        (end / _widened(output) - rounding, end + rounding),
+    )
+
+
+def _widened(tensor: Tensor) -> float:
+    """How many times wider than chosen a grid may be, where its zero point was rounded among few levels."""
+    below = tensor.zero_point - tensor.limits[0]
+    return (below + 0.5) / below if below > 0 else 1.0
 
 
 def hard_sigmoid_ranges(model: Model) -> Iterator[Finding]:

@@ -1,5 +1,6 @@
 """Float operations: what lint calls float must be what the runtime computes in float."""
 
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -175,7 +176,8 @@ def test_dynamic_quantization_is_float(tmp_path: Path) -> None:
 
     quantize_dynamic(network(tmp_path / "float.onnx"), tmp_path / "dynamic.onnx")
     report = lint(tmp_path / "dynamic.onnx")
-    assert any(f.rule == "float-island" for f in report.findings)
+    (found,) = (f for f in report.findings if f.rule == "float-island")
+    assert found.severity == "error" and re.search(r"dynamically quantized: .*\d ConvInteger", found.what)
 
 
 @pytest.mark.parametrize("activations", [QuantType.QUInt8, QuantType.QInt8], ids=str)

@@ -7,6 +7,7 @@ import pytest
 from tiny_tflite import TinyTflite, linted
 
 from device_eval.lint import Finding
+from qmnv3.quant.affine import asymmetric_qparams
 
 MAP = (1, 4, 4, 4)
 FLOORED, DEEP = (10.0 / 255, -128 + 77), (40.0 / 255, 64)
@@ -127,3 +128,14 @@ def test_ranges_that_are_plain_extremes(shrink: float, count: int, found: int) -
         scale = (high * shrink + 0.375) / 255
         y = model.hard_swish(a, f"y{i}", (scale, -128 + round(0.375 / scale)))
     assert len(of_rule(linted(model, [x], y), "extreme-ranges")) == found
+
+
+def test_extremes_are_seen_through_rounded_zero_points() -> None:
+    """Few levels lie below 0, so that rounding the zero point moves the upper end: 8 to 8.32."""
+    model = TinyTflite()
+    x = y = model.tensor("x", MAP, *FLOORED)
+    for i, top in enumerate((5.0, 8.0, 13.0)):
+        inner, outer = asymmetric_qparams(-3.0, top), asymmetric_qparams(-0.375, top)
+        a = model.binary("MUL", y, y, f"a{i}", (float(inner.scale), int(inner.zero_point)))
+        y = model.hard_swish(a, f"y{i}", (float(outer.scale), int(outer.zero_point)))
+    assert len(of_rule(linted(model, [x], y), "extreme-ranges")) == 1
