@@ -25,6 +25,7 @@ COMMANDS: dict[str, str] = {
     "quickstart": "qmnv3.cli.quickstart",
     "info": "qmnv3.cli.info",
     "train": "qmnv3.cli.train",
+    "average": "qmnv3.cli.average",
     "ptq": "qmnv3.cli.ptq",
     "qat": "qmnv3.cli.qat",
     "sensitivity": "qmnv3.cli.sensitivity",

@@ -183,7 +183,8 @@ def _freezing(job: QatJob, data: TrainingData, loaded: LoadedModel, start: Start
     def freeze(model: QatModel) -> tuple[fx.GraphModule, tuple[FlooredScale, ...]]:
         trained, frozen = copy.deepcopy(model), copy.deepcopy(start.model)
         if config.reestimate_images:
-            reestimate_batch_norm(trained, whole_images(data, loaded.preprocessing, config, job.device))
+            count, seed = config.reestimate_images, config.seed
+            reestimate_batch_norm(trained, whole_images(data, loaded.preprocessing, count, seed, job.device))
         floored = freeze_trained(trained.cpu(), frozen)
         return frozen, floored
 

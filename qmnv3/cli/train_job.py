@@ -90,7 +90,8 @@ def run_train(job: TrainJob) -> Outcome:
     count = job.config.reestimate_images
 
     def fresh(model: nn.Module) -> None:
-        reestimate_batch_norm(model, whole_images(data, loaded.preprocessing, job.config, job.device))
+        images = whole_images(data, loaded.preprocessing, count, job.config.seed, job.device)
+        reestimate_batch_norm(model, images)
 
     recipe: dict[str, Any] = {
         "model": network.config.to_json(),

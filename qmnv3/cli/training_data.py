@@ -119,10 +119,10 @@ def batch_source(
 
 
 def whole_images(
-    data: TrainingData, spec: Preprocessing, config: TrainConfig, device: str
+    data: TrainingData, spec: Preprocessing, count: int, seed: int, device: str
 ) -> Iterator[torch.Tensor]:
-    """Training images [N, 3, H, W] as they are evaluated, for BatchNorm's statistics."""
-    chosen = sample(data.train, config.reestimate_images, config.seed)
+    """So many training images [N, 3, H, W] as they are evaluated, for BatchNorm's statistics."""
+    chosen = sample(data.train, count, seed)
     for batch in load_batches(data.train, spec, _STATISTICS_BATCH, indices=chosen, skip_bad=True):
         yield torch.from_numpy(batch.images).permute(0, 3, 1, 2).to(device)
 
