@@ -1,7 +1,6 @@
 """`qmnv3 ablate` on narrow networks of 32 pixels: what it writes, keeps, and reports as failed."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -17,13 +16,13 @@ import torch
 import yaml
 from cli_command import ENVIRONMENT, assert_refused, run_main
 from conftest import Cli
+from dying_cells import dying
 from safetensors.torch import load_file
 
 from device_eval.latency import Plan
 from device_eval.latency.result import Latency, Measurement, Refusal, Report
 from device_eval.latency.structure import structure
 from qmnv3.cli import ablate_job
-from qmnv3.cli.ablate_attempt import attempt
 from qmnv3.cli.ablate_cell import CellJob
 from qmnv3.cli.ablate_config import AblationConfig, cells
 from qmnv3.cli.ablate_latency import latency
@@ -135,15 +134,6 @@ def test_noisy_latency_is_measured_again_and_steady_kept(
     assert measure()["refusals"] == [{"form": "int8 add-mul", "runtime": "any", "reason": "too wide"}]
     measure(serial="another phone")
     assert device.calls == 3
-
-
-def dying(job: CellJob) -> dict[str, str]:
-    """As `attempt`, in a process that ends before it answers where the cell says so."""
-    if job.cell.variant == "V3":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if job.cell.variant == "broken":
-        os._exit(3)
-    return attempt(job)
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
