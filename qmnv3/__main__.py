@@ -2,4 +2,5 @@
 
 from qmnv3.cli import main
 
-main()
+if __name__ == "__main__":  # processes that decode images import this again
+    main()

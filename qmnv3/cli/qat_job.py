@@ -95,7 +95,8 @@ def run_qat(job: QatJob, progress: Progress = silent) -> QatResult | None:
     start = make_start(job, data, loaded, progress, world)
     trained, judged = class_outputs(data, read_sites(start.parent)[-1].output_shape[1])
     unreadable = SkippedImages()
-    judge = validation(data, loaded.preprocessing, job.device, judged, unreadable)
+    workers = job.config.training.workers
+    judge = validation(data, loaded.preprocessing, job.device, judged, unreadable, workers)
     model = QatModel(copy.deepcopy(start.model), job.config.forms, start.floored)
     freeze = _freezing(job, data, loaded, start)
     with TrainingView(job.config.training.epochs) as view:

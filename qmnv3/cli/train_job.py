@@ -86,7 +86,7 @@ def run_train(job: TrainJob) -> Outcome:
         raise ModelError(f"model {job.model}: only built-in models can be trained")
     trained, judged = class_outputs(data, len(data.train.classes))
     unreadable = SkippedImages()
-    judge = validation(data, loaded.preprocessing, job.device, judged, unreadable)
+    judge = validation(data, loaded.preprocessing, job.device, judged, unreadable, job.config.workers)
     count = job.config.reestimate_images
 
     def fresh(model: nn.Module) -> None:

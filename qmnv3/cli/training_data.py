@@ -115,6 +115,7 @@ def batch_source(
         rank=world.rank,
         world_size=world.size,
         workers=config.workers,
+        processes=world.device != "cpu",
     )
 
 
@@ -128,11 +129,16 @@ def whole_images(
 
 
 def validation(
-    data: TrainingData, spec: Preprocessing, device: str, outputs: IntArray, skipped: SkippedImages
+    data: TrainingData,
+    spec: Preprocessing,
+    device: str,
+    outputs: IntArray,
+    skipped: SkippedImages,
+    workers: int = 2,
 ) -> Callable[[nn.Module], float] | None:
     """Share of the validation images a model gets right; their class i is its output `outputs[i]`.
 
-    Corrupt images are left out and added to `skipped`.
+    Corrupt images are left out and added to `skipped`; `workers` threads decode.
     """
     folder = data.val
     if folder is None:
@@ -141,7 +147,7 @@ def validation(
     @torch.inference_mode()
     def judge(model: nn.Module) -> float:
         right = seen = 0
-        batches = load_batches(folder, spec, _VALIDATION_BATCH, skip_bad=True)
+        batches = load_batches(folder, spec, _VALIDATION_BATCH, skip_bad=True, workers=workers)
         for batch in batches:
             images = torch.from_numpy(batch.images).permute(0, 3, 1, 2).to(device)
             found = model(images).argmax(1).cpu().numpy()

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageEnhance
 
-from qmnv3.data.transform import RESAMPLING, FloatImage, normalise
+from qmnv3.data.transform import RESAMPLING
 from qmnv3.preprocessing import Preprocessing
 
 _TRIES = 10
@@ -37,8 +37,8 @@ def augment(
     spec: Preprocessing,
     augmentation: Augmentation,
     generator: np.random.Generator,
-) -> FloatImage:
-    """uint8 RGB [H, W, 3] to float32 [side, side, 3], normalised as `spec` says."""
+) -> npt.NDArray[np.uint8]:
+    """uint8 RGB [H, W, 3] to [side, side, 3], yet to be normalised; `spec` says the filter and the side."""
     if augmentation.shift:
         image = _shifted(image, augmentation.shift, generator)
     side = augmentation.resolution or spec.resolution
@@ -48,7 +48,7 @@ def augment(
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if augmentation.colour:
         picture = _distorted(picture, generator)
-    return normalise(np.asarray(picture), spec)
+    return np.asarray(picture)
 
 
 def random_box(

@@ -1,8 +1,9 @@
 """Image files to 8-bit RGB."""
 
+import io
 import warnings
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,24 +22,33 @@ DRAFT_OVERSAMPLING = 2
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
-def decode(path: Path, short_side: int | None = None, file: BinaryIO | None = None) -> RgbImage:
-    """Read one image as uint8 RGB [H, W, 3], turned upright as its EXIF orientation says.
+def read_image(path: Path) -> bytes:
+    """An image file as it is; ImageError naming it where it cannot be read."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise ImageError(f"{path}: no such image") from error
+    except OSError as error:
+        raise ImageError(f"{path}: {error.strerror}; remove it or use --skip-bad") from error
+
+
+def decode(path: Path, short_side: int | None = None, data: bytes | None = None) -> RgbImage:
+    """Decode one image to uint8 RGB [H, W, 3], turned upright as its EXIF orientation says.
 
     Greyscale, palette and CMYK are converted, transparency is laid on white, 16-bit values are scaled
     (v / 257). Of several frames the first counts. `short_side`: the image will be resized to this many
-    pixels, so a much larger JPEG may be decoded at a fraction of its size. `file`: where the bytes are, if
-    `path` is but a name. Raises ImageError naming the file if it is missing, corrupt, truncated, over
+    pixels, so a much larger JPEG may be decoded at a fraction of its size. `data`: what is in the file, if
+    it was read already. Raises ImageError naming the file if it is missing, corrupt, truncated, over
     `MAX_PIXELS` or longer than `MAX_ASPECT` times its width.
     """
+    file = io.BytesIO(read_image(path) if data is None else data)
     try:
-        with Image.open(path if file is None else file) as image:
+        with Image.open(file) as image:
             _check_size(path, image.size)
             if short_side is not None:
                 side = DRAFT_OVERSAMPLING * short_side
                 image.draft(None, (side, side))
             return _to_rgb(ImageOps.exif_transpose(image))
-    except FileNotFoundError as error:
-        raise ImageError(f"{path}: no such image") from error
     except ImageError:
         raise
     # Pillow's decoders raise nearly anything on damaged files (SyntaxError, struct.error, IndexError, ...).

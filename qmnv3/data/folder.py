@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qmnv3.data.decode import RgbImage, decode
+from qmnv3.data.decode import read_image
 from qmnv3.data.image_set import ImageSet, IntArray
 from qmnv3.data.order import epoch_order
 from qmnv3.errors import DataError
@@ -37,9 +37,9 @@ class ImageFolder:
         """Where an image is."""
         return self.paths[index]
 
-    def decode(self, index: int, short_side: int | None) -> RgbImage:
-        """As `qmnv3.data.decode`."""
-        return decode(self.paths[index], short_side)
+    def read(self, index: int) -> bytes:
+        """As `read_image`."""
+        return read_image(self.paths[index])
 
     def order(self, seed: int, epoch: int, world_size: int) -> IntArray:
         """All images in an order that does not depend on the number of processes."""

@@ -7,8 +7,6 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from qmnv3.data.decode import RgbImage
-
 IntArray = npt.NDArray[np.int64]
 
 
@@ -30,8 +28,8 @@ class ImageSet(Protocol):
         """What an image is called, in messages and logs."""
         ...
 
-    def decode(self, index: int, short_side: int | None) -> RgbImage:
-        """As `qmnv3.data.decode`: ImageError for an image that can be left out, else DataError."""
+    def read(self, index: int) -> bytes:
+        """What `qmnv3.data.decode` decodes; ImageError for an image that can be left out, else DataError."""
         ...
 
     def order(self, seed: int, epoch: int, world_size: int) -> IntArray:
@@ -46,7 +44,7 @@ class ImageSet(Protocol):
         ...
 
     def expect(self, indices: Sequence[int]) -> None:
-        """Announce images that will be decoded, each as often and about in the order given."""
+        """Announce images that will be read, each as often and about in the order given."""
         ...
 
     def forget(self) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from qmnv3.data.decode import decode
 from qmnv3.data.image_set import ImageSet
 from qmnv3.data.transform import FloatImage, preprocess
 from qmnv3.errors import DataError, ImageError
@@ -130,7 +131,7 @@ def _ahead(
 
 
 def _load(folder: ImageSet, index: int, spec: Preprocessing) -> FloatImage:
-    return preprocess(folder.decode(index, spec.resize), spec)
+    return preprocess(decode(folder.path(index), spec.resize, folder.read(index)), spec)
 
 
 def _batch(folder: ImageSet, images: list[FloatImage], kept: list[int]) -> Batch:

@@ -1,6 +1,5 @@
 """Images in tar files of WebDataset's layout: key.jpg beside key.cls, shard after shard."""
 
-import io
 import threading
 from bisect import bisect_right
 from collections import Counter
@@ -15,7 +14,6 @@ from urllib.parse import urlsplit, urlunsplit
 import httpx
 
 from qmnv3.data.classes import CLASSES_FILE, classes_beside, parse_classes, read_classes
-from qmnv3.data.decode import RgbImage, decode
 from qmnv3.data.image_set import IntArray
 from qmnv3.data.order import shard_order
 from qmnv3.data.shard_files import ShardFiles, is_url
@@ -54,14 +52,13 @@ class Shards:
         shard, image = self._place(index)
         return Path(f"{self._names[shard]}/{self._indices[shard].names[image]}")
 
-    def decode(self, index: int, short_side: int | None) -> RgbImage:
-        """As `qmnv3.data.decode`; DataError where the shard is not there or was changed."""
+    def read(self, index: int) -> bytes:
+        """An image's bytes; DataError where the shard is not there or was changed."""
         shard, image = self._place(index)
         try:
-            data = self._read(shard, image)
+            return self._read(shard, image)
         finally:
             self._files.done(shard)
-        return decode(self.path(index), short_side, io.BytesIO(data))
 
     def order(self, seed: int, epoch: int, world_size: int) -> IntArray:
         """See `shard_order`."""
@@ -81,7 +78,6 @@ class Shards:
         self._files.forget()
 
     def _read(self, shard: int, image: int) -> bytes:
-        # A method of its own: held while the image is decoded, the file would stay on the disk so long.
         file, known = self._files.get(shard), self._indices[shard]
         known.check(file)
         return file.read(known.offsets[image], known.sizes[image])

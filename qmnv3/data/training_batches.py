@@ -3,20 +3,25 @@
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 
 from qmnv3.data.augment import Augmentation, augment
+from qmnv3.data.decode import RgbImage, decode
 from qmnv3.data.image_set import ImageSet, IntArray
 from qmnv3.data.loader import Batch, SkippedImages
 from qmnv3.data.order import START, Position
-from qmnv3.data.transform import FloatImage
+from qmnv3.data.transform import FloatImage, normalise
+from qmnv3.data.workers import WorkerProcesses
 from qmnv3.errors import DataError, ImageError
 from qmnv3.preprocessing import Preprocessing
 
 # Decoding at a fraction of a JPEG's size must leave enough for a crop of a small share of its area.
 _CROP_OVERSAMPLING = 2
 _BATCHES_AHEAD = 3
+# What goes to a thread or process at once.
+_CHUNK = 8
 
 
 class TrainingBatches:
@@ -26,6 +31,7 @@ class TrainingBatches:
     Of `world_size` processes each takes every world_size-th image of a common batch. The images that do not
     fill a batch are left out, other ones each epoch. A corrupt image is left out and recorded in `skipped`;
     DataError when a whole batch is. Labels index the folder's classes, or with `outputs` are those of them.
+    `workers` are threads, with `processes` as many processes that these hand their images to.
     """
 
     def __init__(
@@ -41,6 +47,7 @@ class TrainingBatches:
         rank: int = 0,
         world_size: int = 1,
         workers: int = 2,
+        processes: bool = False,
     ) -> None:
         self._folder, self._spec, self._augmentation = folder, spec, augmentation
         self._seed, self._rank, self._world = seed, rank, world_size
@@ -51,6 +58,7 @@ class TrainingBatches:
         self.steps_per_epoch = len(folder) // self._size
         self.skipped = SkippedImages()
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="augment")
+        self._processes = WorkerProcesses(workers) if processes else None
         self._plans = self._planned(start)
         self._ahead: deque[_Pending] = deque()
 
@@ -61,12 +69,13 @@ class TrainingBatches:
         while len(self._ahead) < _BATCHES_AHEAD:
             self._ahead.append(self._submit(*next(self._plans)))
         images, kept = [], []
-        for index, future in self._ahead.popleft():
-            try:
-                images.append(future.result())
-                kept.append(index)
-            except ImageError as error:
-                self.skipped.add(self._folder.path(index), str(error))
+        for indices, future in self._ahead.popleft():
+            for index, image in zip(indices, future.result(), strict=True):
+                if isinstance(image, ImageError):
+                    self.skipped.add(self._folder.path(index), str(image))
+                else:
+                    images.append(image)
+                    kept.append(index)
         if not images:
             raise DataError(f"{self._folder.root}: none of a batch can be read; {self.skipped.reasons[-1]}")
         labels = np.asarray([self._folder.labels[i] for i in kept] if self._folder.labels else [], np.int64)
@@ -80,6 +89,8 @@ class TrainingBatches:
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._folder.forget()
         self._pool.shutdown(wait=True)
+        if self._processes is not None:
+            self._processes.close()
 
     def _planned(self, start: Position) -> Iterator[tuple[int, list[int]]]:
         """Epoch and images of one batch after the other."""
@@ -93,12 +104,44 @@ class TrainingBatches:
             epoch, batch = epoch + 1, 0
 
     def _submit(self, epoch: int, indices: list[int]) -> "_Pending":
-        return [(index, self._pool.submit(self._load, index, epoch)) for index in indices]
+        chunks = [indices[first : first + _CHUNK] for first in range(0, len(indices), _CHUNK)]
+        return [(chunk, self._pool.submit(self._load, chunk, epoch)) for chunk in chunks]
 
-    def _load(self, index: int, epoch: int) -> FloatImage:
-        image = self._folder.decode(index, self._spec.resize * _CROP_OVERSAMPLING)
-        generator = np.random.default_rng([self._seed, epoch, index])
-        return augment(image, self._spec, self._augmentation, generator)
+    def _load(self, indices: list[int], epoch: int) -> list[FloatImage | ImageError]:
+        files = [self._read(index) for index in indices]
+        paths = [self._folder.path(index) for index in indices]
+        seeds = [[self._seed, epoch, index] for index in indices]
+        arguments = (files, paths, seeds, self._spec, self._augmentation)
+        made = _augmented(*arguments) if self._processes is None else self._processes(_augmented, *arguments)
+        return [image if isinstance(image, ImageError) else normalise(image, self._spec) for image in made]
+
+    def _read(self, index: int) -> bytes | ImageError:
+        try:
+            return self._folder.read(index)
+        except ImageError as error:
+            return error
 
 
-_Pending = list[tuple[int, Future[FloatImage]]]
+def _augmented(
+    files: list[bytes | ImageError],
+    paths: list[Path],
+    seeds: list[list[int]],
+    spec: Preprocessing,
+    augmentation: Augmentation,
+) -> list[RgbImage | ImageError]:
+    """Of each file its image, or why there is none."""
+    made: list[RgbImage | ImageError] = []
+    for file, path, seed in zip(files, paths, seeds, strict=True):
+        if isinstance(file, ImageError):
+            made.append(file)
+            continue
+        try:
+            image = decode(path, spec.resize * _CROP_OVERSAMPLING, file)
+        except ImageError as error:
+            made.append(error)
+            continue
+        made.append(augment(image, spec, augmentation, np.random.default_rng(seed)))
+    return made
+
+
+_Pending = list[tuple[list[int], Future[list[FloatImage | ImageError]]]]

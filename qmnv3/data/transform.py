@@ -22,9 +22,14 @@ def preprocess(image: npt.NDArray[np.uint8], spec: Preprocessing) -> FloatImage:
 
 def normalise(image: npt.NDArray[np.uint8], spec: Preprocessing) -> FloatImage:
     """uint8 RGB to float32, `(pixel / 255 - mean) / std` per channel."""
-    mean, std = np.asarray(spec.mean, np.float32), np.asarray(spec.std, np.float32)
-    normalised: FloatImage = (image.astype(np.float32) / np.float32(255) - mean) / std
-    return normalised
+    height, width, channels = image.shape
+    # Whole rows at a time: numpy's loops over three channels take four times as long.
+    mean, std = (np.tile(np.asarray(values, np.float32), width) for values in (spec.mean, spec.std))
+    normalised: FloatImage = image.reshape(height, width * channels).astype(np.float32)
+    normalised /= np.float32(255)
+    normalised -= mean
+    normalised /= std
+    return normalised.reshape(image.shape)
 
 
 def _resize_short_side(image: npt.NDArray[np.uint8], spec: Preprocessing) -> npt.NDArray[np.uint8]:

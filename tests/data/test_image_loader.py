@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from qmnv3.data import decode, find_images, load_batches, preprocess
-from qmnv3.data import folder as folder_module
+from qmnv3.data import loader as loader_module
 from qmnv3.data.folder import ImageFolder
 from qmnv3.errors import DataError
 from qmnv3.preprocessing import Preprocessing
@@ -67,11 +67,11 @@ def test_nothing_but_corrupt_images(folder: ImageFolder) -> None:
 def test_only_a_bounded_number_is_decoded_ahead(folder: ImageFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[Path] = []
 
-    def counting(path: Path, side: int | None = None) -> np.ndarray:
+    def counting(path: Path, side: int | None, data: bytes) -> np.ndarray:
         decoded.append(path)
-        return decode(path, side)
+        return decode(path, side, data)
 
-    monkeypatch.setattr(folder_module, "decode", counting)
+    monkeypatch.setattr(loader_module, "decode", counting)
     many = [i % 10 for i in range(200)]
     batches = load_batches(folder, SPEC, 4, indices=many, workers=2)
     for taken in range(1, 6):

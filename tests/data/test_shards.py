@@ -77,7 +77,7 @@ def test_images_labels_and_names_are_those_webdataset_reads(shards: Shards, tars
         assert shards.path(index) == Path(expected["__url__"]) / f"{expected['__key__']}.{suffix}"
         assert shards.labels[index] == int(expected["cls"])
         pixels = np.asarray(Image.open(io.BytesIO(expected[suffix])))
-        assert np.array_equal(shards.decode(index, None), pixels)
+        assert np.array_equal(decode(shards.path(index), data=shards.read(index)), pixels)
         count += 1
     assert count == len(shards) == 26 and shards.classes == ("0", "1")
 
@@ -148,20 +148,20 @@ def same(ours: list[Batch], theirs: list[Batch]) -> bool:
     )
 
 
-def test_a_resumed_run_decodes_nothing_that_was_passed(
+def test_a_resumed_run_reads_nothing_that_was_passed(
     tars: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = names(take(read(tars), 12))
-    decoded: list[str] = []
-    original = Shards.decode
+    taken: list[str] = []
+    original = Shards.read
 
-    def recorded(self: Shards, index: int, short_side: int | None) -> np.ndarray:
-        decoded.append(self.path(index).stem)
-        return original(self, index, short_side)
+    def recorded(self: Shards, index: int) -> bytes:
+        taken.append(self.path(index).stem)
+        return original(self, index)
 
-    monkeypatch.setattr(Shards, "decode", recorded)
+    monkeypatch.setattr(Shards, "read", recorded)
     take(read(tars), 1, start=Position(0, 4))
-    assert set(decoded) <= set(whole[16:36]) and set(decoded) >= set(whole[16:20])
+    assert set(taken) <= set(whole[16:36]) and set(taken) >= set(whole[16:20])
 
 
 @pytest.mark.parametrize("processes", [2, 3])

@@ -1,6 +1,12 @@
 """Training batches: the same whatever the machine does, and across processes and resumes."""
 
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +19,7 @@ from qmnv3.data.folder import ImageFolder
 from qmnv3.data.loader import Batch
 from qmnv3.data.order import START, Position, epoch_order
 from qmnv3.data.training_batches import TrainingBatches
+from qmnv3.data.workers import WorkerProcesses
 from qmnv3.errors import DataError
 from qmnv3.preprocessing import Preprocessing
 
@@ -74,6 +81,49 @@ def test_threads_do_not_matter_and_any_position_can_be_resumed(folder: ImageFold
     assert all_same(whole, take(folder, 14, workers=4))
     for at, start in ((1, (0, 1)), (5, (0, 5)), (6, (0, 6)), (6, (1, 0)), (9, (1, 3))):
         assert all_same(whole[at:], take(folder, 14 - at, start=Position(*start)))
+
+
+def test_processes_decode_what_threads_do(folder: ImageFolder, tmp_path: Path) -> None:
+    assert all_same(take(folder, 8), take(folder, 8, processes=True))
+    (tmp_path / "0.png").write_bytes(b"\x89PNG broken")
+    Image.new("RGB", (20, 20)).save(tmp_path / "1.png")
+    broken = find_images(tmp_path, classes=False)
+    batches = TrainingBatches(broken, SPEC, Augmentation(), batch_size=2, seed=0, processes=True)
+    assert next(batches).paths == (tmp_path / "1.png",)
+    assert "0.png: corrupt" in batches.skipped.reasons[0]
+    batches.close()
+    assert not multiprocessing.active_children()
+
+
+WORKER = """
+import os, sys
+from qmnv3.data.workers import WorkerProcesses
+if __name__ == "__main__":
+    run = WorkerProcesses(1)
+    print(run(os.getpid), flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_processes_end_with_a_killed_parent(tmp_path: Path) -> None:
+    (tmp_path / "parent.py").write_text(WORKER)
+    command = [sys.executable, str(tmp_path / "parent.py")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = Path("/proc") / parent.stdout.readline().strip()
+        assert child.exists()
+        parent.kill()
+    deadline = time.monotonic() + 30
+    while child.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not child.exists()
+
+
+def test_a_killed_process_is_an_error_of_one_line() -> None:
+    run = WorkerProcesses(1)
+    with pytest.raises(DataError, match=r"was ended from outside.*lower workers"):
+        run(os.kill, run(os.getpid), signal.SIGKILL)
+    run.close()
 
 
 def test_two_processes_see_what_one_with_the_doubled_batch_sees(folder: ImageFolder) -> None:
