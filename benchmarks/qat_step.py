@@ -22,6 +22,7 @@ from rich.table import Table
 from benchmarks.qat_step_contenders import CONTENDERS, Setting
 from qmnv3.environment import environment
 from qmnv3.files import write_json
+from qmnv3.training.distributed import gpu_name
 from qmnv3.training.memory import keep_freed_memory
 
 BASE = "float"
@@ -61,7 +62,8 @@ def main(
     if json_file is not None:
         first = next(iter(results.values()))
         head = {"model": model, "batch": batch, "resolution": resolution, "ratio": first["ratio"]}
-        write_json(json_file, {**head, "devices": results, "environment": environment()})
+        measured = environment() | {"gpus": {name: gpu_name(name) for name in results}}
+        write_json(json_file, {**head, "devices": results, "environment": measured})
 
 
 def _devices(asked: str) -> list[str]:

@@ -32,7 +32,7 @@ from qmnv3.preprocessing import Preprocessing
 from qmnv3.training.batch_norm import reestimate_batch_norm
 from qmnv3.training.checkpoints import LAST
 from qmnv3.training.config import TrainConfig
-from qmnv3.training.distributed import alone, join_world
+from qmnv3.training.distributed import World, alone, gpu_name, join_world
 from qmnv3.training.loop import CHECKPOINTS, Outcome, train
 from qmnv3.training.task import ClassificationTask
 from qmnv3.training.teacher import Teacher
@@ -126,7 +126,7 @@ def run_train(job: TrainJob) -> Outcome:
             with alone():
                 fresh(network)
         save_checkpoint(job.out / WEIGHTS, network.cpu(), loaded.preprocessing)
-        write_json(job.out / SUMMARY, _summary(outcome, recipe))
+        write_json(job.out / SUMMARY, _summary(outcome, recipe, world))
     return outcome
 
 
@@ -192,12 +192,12 @@ def _with_fresh_statistics(judge: Judge, refresh: Callable[[nn.Module], None]) -
     return judge_copy
 
 
-def _summary(outcome: Outcome, recipe: dict[str, Any]) -> dict[str, Any]:
+def _summary(outcome: Outcome, recipe: dict[str, Any], world: World) -> dict[str, Any]:
     return {
         "steps": outcome.steps,
         "best_validation": outcome.best,
         "seconds": outcome.seconds,
         "skipped_images": list(outcome.skipped),
         "recipe": recipe,
-        "environment": environment(),
+        "environment": environment() | {"gpu": gpu_name(world.device), "processes": world.size},
     }

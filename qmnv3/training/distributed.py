@@ -72,6 +72,11 @@ def join_world(device: str) -> World:
     return World(dist.get_rank(), size, device, _restarts() > 0)
 
 
+def gpu_name(device: str) -> str | None:
+    """What the driver calls the GPU that a `World` trains on; None for the CPU."""
+    return torch.cuda.get_device_name() if device == "cuda" else None
+
+
 def is_distributed() -> bool:
     """Whether there are other processes to work with."""
     return not _alone.get() and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
