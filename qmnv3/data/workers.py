@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -15,7 +14,7 @@ _Result = TypeVar("_Result")
 
 
 class WorkerProcesses:
-    """A pool of processes; they end with their parent, however it ends, and leave Ctrl-C to it.
+    """A pool of processes; they end with their parent, however it ends, and leave Ctrl-C and SIGTERM to it.
 
     Threads will not do beside a GPU: decoding small images holds Python's lock half of the time, and the
     thread that launches kernels waits for it.
@@ -42,7 +41,7 @@ class WorkerProcesses:
 
 
 def _begin() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.setsid()  # what is sent to the parent's group, as by Ctrl-C and timeout, does not reach this process
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

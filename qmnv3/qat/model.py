@@ -12,7 +12,14 @@ from qmnv3.errors import PrepareError
 from qmnv3.qat import steps
 from qmnv3.qat.codes import Codes
 from qmnv3.qat.config import FormsConfig
-from qmnv3.qat.ranges import ActivationRange, FixedRange, MovingAverageRange, make_range
+from qmnv3.qat.ranges import (
+    ActivationRange,
+    FixedRange,
+    LearnedRange,
+    LearnedRanges,
+    MovingAverageRange,
+    make_range,
+)
 from qmnv3.qat.steps import LayerStep, Output, Step
 from qmnv3.qat.weights import WeightRange
 from qmnv3.quant.affine import INT4_MAX, INT8_MAX
@@ -44,6 +51,8 @@ class QatModel(nn.Module):
                 raise PrepareError(f"{site.name}: has no scale yet; calibrate before training")
             output = _output(site, sites, forms, site.fake_quant.fixed or site.name in fixed)
             self.steps[self._keys[site.name]] = _step(site, output, forms)
+        grids = [output.grid for output in self.outputs()]
+        self._learned = LearnedRanges([grid for grid in grids if isinstance(grid, LearnedRange)])
         self.settle()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -54,6 +63,7 @@ class QatModel(nn.Module):
         self, images: torch.Tensor, sites: Collection[str] = ()
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Logits, and the tensors at `sites` in the float model's units."""
+        self._learned.evaluate()
         kept: dict[str, torch.Tensor] = {}
         values: dict[str, Codes] = {}
         for name, step in self.named_steps():
@@ -101,6 +111,8 @@ class QatModel(nn.Module):
         """
         sites = {name: step.output.grid for name, step in self.named_steps()}
         grids = list(sites.values())
+        with torch.no_grad():
+            self._learned.evaluate()
         self._share_observations([grid for grid in grids if isinstance(grid, MovingAverageRange)])
         parts = [grid.numbers() for grid in grids]
         numbers = iter(torch.cat(parts).tolist())

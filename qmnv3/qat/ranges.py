@@ -1,7 +1,8 @@
 """Ranges of activations in training: fixed, or in one of three forms that follow the training."""
 
 import math
-from typing import Protocol
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import nn
@@ -73,13 +74,13 @@ class LearnedRange(nn.Module):
     range shrinks at one end without clipping the other. Gradients are scaled by 1 / sqrt(size * qmax) (LSQ,
     section 2.2), `size` being the values per image. A tensor without negative values keeps its zero point at
     the grid's end, an int16 one at 0: they have one end. With `floored` the low end stays: below it the
-    reader (h-swish) sees no difference, at it its slope jumps.
+    reader (h-swish) sees no difference, at it its slope jumps. `LearnedRanges` evaluates it.
     """
 
     def __init__(self, start: QParams, size: int, floored: bool = False) -> None:
         super().__init__()
         self._start = start
-        self._slowness = 1.0 / math.sqrt(size * start.qmax)
+        self.slowness = 1.0 / math.sqrt(size * start.qmax)
         zero_point, scale = int(start.zero_point), float(start.scale)
         self.two_sided = start.qmin < zero_point < start.qmax and start.qmax < 2**15 - 1
         self.log_high = _range_parameter(math.log((start.qmax - zero_point) * scale))
@@ -87,32 +88,33 @@ class LearnedRange(nn.Module):
             self.log_low = _range_parameter(math.log((zero_point - start.qmin) * scale))
             self.log_low.requires_grad_(not floored)
         self._settled = start
+        self.divisor = start.qmax - (start.qmin if self.two_sided else zero_point)
+        self._now = Evaluated(torch.tensor(scale), torch.tensor(0.0), torch.zeros(2))
 
     @property
     def scale(self) -> torch.Tensor:
-        """Scalar, with gradient."""
-        high, low = self._ends()
-        return self._step(high, low)
+        """Scalar, with gradient, as last evaluated."""
+        return self._now.scale
 
     @property
     def bounds(self) -> Bounds:
         """Ends of the grid; where the zero point is learned, its gradient passes through them."""
         plain = _bounds(self._settled)
-        if not (self.two_sided and self.log_high.requires_grad):
-            return plain
-        high, low = self._ends()
-        zero_point = low / self._step(high, low)  # but for a constant
-        return plain._replace(shift=zero_point.detach() - zero_point)
+        learns = self.two_sided and self.log_high.requires_grad
+        return plain._replace(shift=self._now.shift) if learns else plain
 
     @property
     def qparams(self) -> QParams:
         """The grid as it is now."""
         return self._settled
 
+    def take(self, now: "Evaluated") -> None:
+        """What `LearnedRanges` found."""
+        self._now = now
+
     def numbers(self) -> torch.Tensor:
-        """Scale and distance of the low end from 0."""
-        high, low = self._ends()
-        return torch.stack([self._step(high, low), low]).detach()
+        """Scale and distance of the low end from 0, as last evaluated."""
+        return self._now.numbers
 
     def settle(self, numbers: list[float]) -> None:
         """Round the zero point."""
@@ -127,14 +129,54 @@ class LearnedRange(nn.Module):
         """No gradients from now on."""
         self.requires_grad_(False)
 
-    def _ends(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Distances of the high and the low end from 0; the low one is 0 where it is not learned."""
-        high = _slowed(self.log_high, self._slowness).exp()
-        return high, _slowed(self.log_low, self._slowness).exp() if self.two_sided else torch.zeros_like(high)
 
-    def _step(self, high: torch.Tensor, low: torch.Tensor) -> torch.Tensor:
-        start = self._start
-        return (high + low) / (start.qmax - (start.qmin if self.two_sided else int(start.zero_point)))
+class Evaluated(NamedTuple):
+    """Of a learned range: scale; minus the zero point, but for a constant that makes it 0; see `numbers`."""
+
+    scale: torch.Tensor
+    shift: torch.Tensor
+    numbers: torch.Tensor
+
+
+class LearnedRanges(nn.Module):
+    """The learned ranges of a model, evaluated together.
+
+    One by one their operations on single numbers, thousands of them, took several times as long as all of the
+    float model's step on a GPU.
+    """
+
+    def __init__(self, ranges: Sequence[LearnedRange]) -> None:
+        super().__init__()
+        self._ranges = (*ranges,)  # not modules of this one: they have their place in the model
+        self._slowness: torch.Tensor
+        self._divisor: torch.Tensor
+        self._nothing: torch.Tensor
+        constants = {
+            "_slowness": [grid.slowness for grid in ranges],
+            "_divisor": [float(grid.divisor) for grid in ranges],
+            "_nothing": -math.inf,  # log of the low end of a range without one
+        }
+        for name, value in constants.items():
+            self.register_buffer(name, torch.tensor(value), persistent=False)
+
+    def evaluate(self) -> None:
+        """Bring `scale`, `bounds` and `numbers` of all up to date with their parameters."""
+        if not self._ranges:
+            return
+        logs = torch.stack(
+            [
+                torch.stack([grid.log_high for grid in self._ranges]),
+                torch.stack([grid.log_low if grid.two_sided else self._nothing for grid in self._ranges]),
+            ]
+        )
+        # `logs` itself, its gradient times the slowness.
+        high, low = (logs * self._slowness + logs.detach() * (1.0 - self._slowness)).exp()
+        scale = (high + low) / self._divisor
+        zero_point = low / scale
+        numbers = torch.stack([scale, low], 1).detach()
+        parts = (scale, zero_point.detach() - zero_point, numbers)
+        for grid, *now in zip(self._ranges, *(part.unbind() for part in parts), strict=True):
+            grid.take(Evaluated(*now))
 
 
 class MovingAverageRange(nn.Module):
@@ -246,8 +288,3 @@ def _range_parameter(value: float) -> nn.Parameter:
     parameter = nn.Parameter(torch.tensor(value))
     parameter.quant_range = True  # type: ignore[attr-defined]  # a parameter group of its own
     return parameter
-
-
-def _slowed(parameter: torch.Tensor, slowness: float) -> torch.Tensor:
-    """`parameter` itself, its gradient times `slowness`."""
-    return parameter * slowness + parameter.detach() * (1.0 - slowness)

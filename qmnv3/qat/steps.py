@@ -136,7 +136,8 @@ class LayerStep(nn.Module):
             return self.output.finish(
                 self._convolve(x.values, weight * (x.scale * gain), _sum(bias, offset)), scale
             )
-        weight = self._rounded(self.weight, self._factor().detach())
+        factor = None if self.weight_range.per_channel else self._factor().detach()
+        weight = self._rounded(self.weight, factor)
         raw = self._convolve(x.values, weight * x.scale, None)
         steps = batch_norm(raw, self.norm, self.norm.weight * gain, _sum(self.norm.bias * gain, offset))
         return self.output.finish(steps, scale)

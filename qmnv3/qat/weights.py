@@ -34,8 +34,10 @@ class WeightRange(nn.Module):
             slowed = self.log_scale * self._slowness + self.log_scale.detach() * (1.0 - self._slowness)
             scale: torch.Tensor = slowed.exp()
             return scale
-        magnitude = weight.detach().abs()
-        absmax = magnitude.flatten(1).amax(1) if self.per_channel else magnitude.amax()
+        weight = weight.detach()
+        absmax: torch.Tensor = torch.linalg.vector_norm(
+            weight.flatten(1), torch.inf, dim=1 if self.per_channel else None
+        )
         return (absmax / self.qmax).clamp(min=_TINY)
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:

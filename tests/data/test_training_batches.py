@@ -119,6 +119,13 @@ def test_processes_end_with_a_killed_parent(tmp_path: Path) -> None:
     assert not child.exists()
 
 
+def test_processes_are_not_of_their_parents_group() -> None:
+    """What `timeout` and Ctrl-C send to the group would end them before the training has been saved."""
+    run = WorkerProcesses(1)
+    assert run(os.getpgrp) != os.getpgrp()
+    run.close()
+
+
 def test_a_killed_process_is_an_error_of_one_line() -> None:
     run = WorkerProcesses(1)
     with pytest.raises(DataError, match=r"was ended from outside.*lower workers"):

@@ -4,16 +4,29 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from qmnv3.ir import QParams
 from qmnv3.qat.codes import round_to_grid
-from qmnv3.qat.ranges import ClipRange, FixedRange, LearnedRange, MovingAverageRange, make_range
+from qmnv3.qat.ranges import (
+    ClipRange,
+    FixedRange,
+    LearnedRange,
+    LearnedRanges,
+    MovingAverageRange,
+    make_range,
+)
 
 START = QParams.per_tensor(0.1, -28)
 
 
 def settle(grid: LearnedRange | MovingAverageRange | ClipRange) -> None:
+    evaluate(grid)
     grid.settle(grid.numbers().tolist())
+
+
+def evaluate(*grids: nn.Module) -> None:
+    LearnedRanges([grid for grid in grids if isinstance(grid, LearnedRange)]).evaluate()
 
 
 def test_moving_average_takes_in_each_batchs_ends() -> None:
@@ -46,6 +59,7 @@ def test_a_learned_zero_point_is_rounded_and_stays_in_the_grid() -> None:
 def test_ends_have_the_gradients_of_what_is_clipped_to_them() -> None:
     """[-10, 15.5]: -20 is clipped to the low end, 30 and 40 to the high one, 1 lies on the grid."""
     grid = LearnedRange(START, size=1)
+    evaluate(grid)
     x = torch.tensor([[-20.0, 1.0, 30.0, 40.0]])
     real = round_to_grid(x / grid.scale, grid.bounds) * grid.scale
     real.sum().backward()
@@ -55,8 +69,33 @@ def test_ends_have_the_gradients_of_what_is_clipped_to_them() -> None:
     assert float(grid.log_high.grad) == pytest.approx(2 * 15.5 * slowness, rel=1e-4)
 
 
+def test_ranges_are_evaluated_together_as_each_alone() -> None:
+    """A two-sided one, one without negative values, and a floored one: values and gradients."""
+
+    def made() -> list[LearnedRange]:
+        one_sided = LearnedRange(QParams.per_tensor(0.05, -128), size=7)
+        return [LearnedRange(START, size=3), one_sided, LearnedRange(START, size=9, floored=True)]
+
+    together, alone = made(), made()
+    evaluate(*together)
+    for grid in alone:
+        evaluate(grid)
+    for grids in (together, alone):
+        sum((i + 1) * grid.scale for i, grid in enumerate(grids)).backward()
+    for ours, own in zip(together, alone, strict=True):
+        assert (
+            float(ours.scale.detach()) == float(own.scale.detach())
+            and ours.numbers().tolist() == own.numbers().tolist()
+        )
+        for a, b in zip(ours.parameters(), own.parameters(), strict=True):
+            assert (a.grad is None) == (b.grad is None)
+            assert a.grad is None or float(a.grad) == pytest.approx(float(b.grad), rel=1e-6)
+    assert together[1].numbers().tolist() == pytest.approx([0.05, 0.0])
+
+
 def test_the_low_end_of_what_h_swish_reads_stays() -> None:
     grid = LearnedRange(START, size=1, floored=True)
+    evaluate(grid)
     (round_to_grid(torch.tensor([[-200.0, 300.0]]), grid.bounds) * grid.scale).sum().backward()
     assert grid.log_low.grad is None and float(grid.log_high.grad) > 0
 
