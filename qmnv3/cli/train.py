@@ -20,9 +20,6 @@ checkpoints. A killed run goes on with --resume and ends with the same weights. 
 
     qmnv3 train --model small --weights backbone.safetensors --data imagenette/ --out runs/tuned --epochs 5
 
-    qmnv3 train --model small --weights backbone.safetensors --data imagenette/ --recipe finetune --out runs/s
-      --resolution 128 --teacher v2 --teacher-weights v2.safetensors --teacher-classes imagenet/classes.json
-
     qmnv3 train --model large --data imagenet/ --recipe v3_paper --device cuda --out runs/large_float
 
     qmnv3 train --model small --data 'shards/train-{000000..000009}.tar' --val imagenette/val --out runs/s
@@ -45,13 +42,6 @@ def command(
     weights: Annotated[
         Path | None, typer.Option(help="Checkpoint to start from, .safetensors or .pth.")
     ] = None,
-    teacher: Annotated[
-        str | None, typer.Option(help="Model that teaches beside the labels: small, v2, ...")
-    ] = None,
-    teacher_weights: Annotated[Path | None, typer.Option(help="The teacher's checkpoint.")] = None,
-    teacher_classes: Annotated[
-        Path | None, typer.Option(help="classes.json of the teacher; default beside the images.")
-    ] = None,
     recipe: Annotated[str, typer.Option(help="Name of a shipped recipe or a YAML file.")] = "v3_modern",
     epochs: Annotated[int | None, typer.Option(min=1, help="Default from the recipe.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Default from the recipe.")] = None,
@@ -72,8 +62,7 @@ def command(
 ) -> None:
     """Train a float model on images."""
     from qmnv3.cli.options import path_or_url
-    from qmnv3.cli.train_job import WEIGHTS, TeacherChoice, TrainJob, run_train
-    from qmnv3.errors import TrainingError
+    from qmnv3.cli.train_job import WEIGHTS, TrainJob, run_train
     from qmnv3.training.config import TrainConfig
     from recipes import load_recipe
 
@@ -86,14 +75,9 @@ def command(
         "optimizer.rate": rate,
     }
     config = load_recipe(recipe, TrainConfig, **overrides)
-    if (teacher is None) != (teacher_weights is None):
-        raise TrainingError("a teacher needs both: --teacher MODEL and --teacher-weights FILE")
-    taught = None
-    if teacher is not None and teacher_weights is not None:
-        taught = TeacherChoice(teacher, teacher_weights, teacher_classes)
     images, judged = path_or_url(data), None if val is None else path_or_url(val)
     outcome = run_train(
-        TrainJob(model, weights, images, judged, out, config, width, resolution, device, resume, taught)
+        TrainJob(model, weights, images, judged, out, config, width, resolution, device, resume)
     )
     if outcome.skipped:
         names = ", ".join(outcome.skipped[:3])

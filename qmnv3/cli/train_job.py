@@ -18,7 +18,6 @@ from qmnv3.cli.training_data import (
     whole_images,
 )
 from qmnv3.cli.training_view import TrainingView
-from qmnv3.data.classes import class_index
 from qmnv3.data.loader import SkippedImages
 from qmnv3.environment import environment
 from qmnv3.errors import ModelError, TrainingError
@@ -28,28 +27,15 @@ from qmnv3.models.config import ModelOptions
 from qmnv3.models.network import MobileNet
 from qmnv3.models.user_model import is_user_model
 from qmnv3.models.weights import LoadedModel, load_model
-from qmnv3.preprocessing import Preprocessing
 from qmnv3.training.batch_norm import reestimate_batch_norm
 from qmnv3.training.checkpoints import LAST
 from qmnv3.training.config import TrainConfig
 from qmnv3.training.distributed import World, alone, gpu_name, join_world
 from qmnv3.training.loop import CHECKPOINTS, Outcome, train
 from qmnv3.training.task import ClassificationTask
-from qmnv3.training.teacher import Teacher
 
 Judge = Callable[[nn.Module], float]
 WEIGHTS, SUMMARY = "model.safetensors", "train.json"
-
-
-@dataclass(frozen=True)
-class TeacherChoice:
-    """A built-in model and its checkpoint, which knows the images' classes: by `classes` (classes.json), else
-    as `qmnv3 eval` finds them.
-    """
-
-    model: str
-    weights: Path
-    classes: Path | None
 
 
 @dataclass(frozen=True)
@@ -68,7 +54,6 @@ class TrainJob:
     resolution: int | None = None
     device: str = "cpu"
     resume: bool = False
-    teacher: TeacherChoice | None = None
 
 
 def run_train(job: TrainJob) -> Outcome:
@@ -96,7 +81,6 @@ def run_train(job: TrainJob) -> Outcome:
     recipe: dict[str, Any] = {
         "model": network.config.to_json(),
         "weights": str(job.weights),
-        "teacher": str(job.teacher and job.teacher.weights),
         "data": str(job.data),
         "val": named(job.val),
         "resolution": job.resolution,
@@ -104,13 +88,7 @@ def run_train(job: TrainJob) -> Outcome:
     recipe |= job.config.model_dump()
     with TrainingView(job.config.epochs) as view:
         outcome = train(
-            ClassificationTask(
-                network,
-                job.config.label_smoothing,
-                job.config.mixing,
-                teacher=_teacher(job.teacher, data, loaded.preprocessing, job.device),
-                teaching=job.config.teaching,
-            ),
+            ClassificationTask(network, job.config.label_smoothing, job.config.mixing),
             batch_source(data, loaded.preprocessing, job.config, world, trained),
             job.config,
             job.out,
@@ -166,19 +144,6 @@ def _load(job: TrainJob, data: TrainingData) -> LoadedModel:
         seed=job.config.seed,
         **options,
     )
-
-
-def _teacher(
-    choice: TeacherChoice | None, data: TrainingData, seen: Preprocessing, device: str
-) -> Teacher | None:
-    if choice is None:
-        return None
-    loaded = load_model(choice.model, choice.weights, resolution=seen.resolution)
-    if not isinstance(loaded.model, MobileNet):
-        raise ModelError(f"teacher {choice.model}: only built-in models can teach")
-    found = class_index(data.train, loaded.model.config.num_classes, classes_file=choice.classes)
-    outputs = [index + found.drop_background for index in found.outputs]
-    return Teacher(loaded.model.to(device), outputs, seen, loaded.preprocessing)
 
 
 def _with_fresh_statistics(judge: Judge, refresh: Callable[[nn.Module], None]) -> Judge:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from calibration.config import PtqConfig
-from qmnv3.training.config import TeachingConfig, TrainConfig
+from qmnv3.training.config import TrainConfig
 
 RangeForm = Literal["learned", "moving_average", "clip"]
 WeightForm = Literal["absmax", "learned"]
@@ -86,6 +86,4 @@ class QatConfig(_Strict):
     def _is_no_float_training(self) -> "QatConfig":
         if self.training.compile:
             raise ValueError("training.compile is for float training: grids change with every step")
-        if self.training.teaching != TeachingConfig():
-            raise ValueError("training.teaching is for float training: write distillation instead")
         return self

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import fx, nn
 
 from qmnv3.errors import PrepareError
@@ -42,6 +43,13 @@ class Teacher:
         logits = self._parent(images)
         seen, self._seen = self._seen, {}
         return Lesson(logits, seen)
+
+
+def logits_loss(logits: torch.Tensor, taught: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Mean KL(parent, model) in nats, times temperature squared so that gradients keep their size."""
+    target = F.log_softmax(taught.float() / temperature, dim=1)
+    ours = F.log_softmax(logits.float() / temperature, dim=1)
+    return F.kl_div(ours, target, reduction="batchmean", log_target=True) * temperature**2
 
 
 def feature_loss(ours: torch.Tensor, taught: torch.Tensor) -> torch.Tensor:

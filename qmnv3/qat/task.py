@@ -8,12 +8,11 @@ from torch import fx
 
 from calibration.freeze import FlooredScale, freeze
 from qmnv3.qat.config import DistillationConfig, QatScheduleConfig
-from qmnv3.qat.distillation import Teacher, feature_loss
+from qmnv3.qat.distillation import Teacher, feature_loss, logits_loss
 from qmnv3.qat.model import QatModel
 from qmnv3.training.batch_norm import averaging
 from qmnv3.training.config import MixingConfig
 from qmnv3.training.mixing import mix
-from qmnv3.training.teacher import logits_loss
 
 
 class QatTask:

@@ -90,15 +90,6 @@ class MixingConfig(_Strict):
     cutmix: NotNegative = 0.0
 
 
-class TeachingConfig(_Strict):
-    """What a teacher counts in float training, where one is given: `weight` of the loss is its KL divergence
-    from the model at the logits, divided by `temperature`; the rest is the labels' cross-entropy.
-    """
-
-    weight: Annotated[float, Field(ge=0, le=1)] = 0.5
-    temperature: Positive = 1.0
-
-
 class TrainConfig(_Strict):
     """A whole training: `batch_size` images per process and step, `accumulate` of them per update.
 
@@ -133,4 +124,3 @@ class TrainConfig(_Strict):
     ema: EmaConfig = EmaConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
     mixing: MixingConfig = MixingConfig()
-    teaching: TeachingConfig = TeachingConfig()

@@ -43,7 +43,7 @@ class World:
 
 
 ALONE = World(0, 1, "cpu")
-# On CPUs the others wait while the first process works alone; that one of them died shows at once.
+# The others wait while the first process works alone. torchrun ends all when one of them dies.
 _PATIENCE = timedelta(days=1)
 _FAILURES = "qmnv3_failures"
 _alone = ContextVar("alone", default=False)
@@ -65,8 +65,8 @@ def join_world(device: str) -> World:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     if not dist.is_initialized():
         rank = int(os.environ["RANK"])
-        backend, timeout = ("nccl", None) if device == "cuda" else ("gloo", _PATIENCE)
-        dist.init_process_group(backend, store=_store(), rank=rank, world_size=size, timeout=timeout)
+        backend = "nccl" if device == "cuda" else "gloo"
+        dist.init_process_group(backend, store=_store(), rank=rank, world_size=size, timeout=_PATIENCE)
         if device == "cpu":
             atexit.register(dist.destroy_process_group)  # gloo's threads abort an interpreter that ends first
     return World(dist.get_rank(), size, device, _restarts() > 0)

@@ -1,14 +1,11 @@
 """What is trained: anything that is a Task, and a plain classifier."""
 
-from collections.abc import Callable
 from typing import Protocol
 
-import torch
 from torch import Tensor, nn
 
-from qmnv3.training.config import MixingConfig, TeachingConfig
+from qmnv3.training.config import MixingConfig
 from qmnv3.training.mixing import mix
-from qmnv3.training.teacher import logits_loss
 
 
 class Diverged(Exception):
@@ -36,32 +33,23 @@ class Task(Protocol):
 
 
 class ClassificationTask:
-    """Cross-entropy of a model's logits with the labels, and what a `teacher` (images to logits) says."""
+    """Cross-entropy of a model's logits with the labels."""
 
     def __init__(
         self,
         model: nn.Module,
         label_smoothing: float = 0.0,
         mixing: MixingConfig | None = None,
-        *,
-        teacher: Callable[[Tensor], Tensor] | None = None,
-        teaching: TeachingConfig | None = None,
     ) -> None:
         self.model = model
         self._smoothing = label_smoothing
         self._mixing = mixing or MixingConfig()
-        self._teacher = teacher
-        self._teaching = teaching or TeachingConfig()
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean over the batch, and logits."""
         mixed = mix(images, labels, self._mixing)
         logits = self.model(mixed.images)
-        loss = mixed.cross_entropy(logits.float(), self._smoothing)
-        if self._teacher is not None:
-            taught = logits_loss(logits, self._teacher(mixed.images), self._teaching.temperature)
-            loss = torch.lerp(loss, taught, self._teaching.weight)
-        return loss, logits
+        return mixed.cross_entropy(logits.float(), self._smoothing), logits
 
     def before_step(self, step: int, steps_per_epoch: int) -> None:
         """Nothing changes while it trains."""

@@ -8,11 +8,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from qmnv3.cli import main
+from qmnv3.data.transform import preprocess
+from qmnv3.models.weights import LoadedModel
 
 HERE = Path(__file__).parent
+# A network that trains in seconds, for the `colours` of conftest.
+MODEL = ("--model", "small", "--width", 0.35, "--resolution", 32)
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (HERE.parent.parent, HERE.parent, HERE)))}
 
 
@@ -72,3 +79,9 @@ def untouched(*folders: Path) -> Iterator[None]:
 def _content(folders: tuple[Path, ...]) -> dict[Path, bytes | None]:
     paths = [path for folder in folders for path in (folder, *folder.rglob("*"))]
     return {path: path.read_bytes() if path.is_file() else None for path in paths}
+
+
+def image_batch(paths: list[Path], model: LoadedModel) -> torch.Tensor:
+    """Images as the model is evaluated on them."""
+    images = [preprocess(np.asarray(Image.open(path)), model.preprocessing) for path in paths]
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)

@@ -5,13 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from cli_command import ENVIRONMENT, HERE, Finished
-from test_training_cli import MODEL, colours
+from cli_command import ENVIRONMENT, HERE, MODEL, Finished
 
 from qmnv3.cli.train_job import check_training_folder
 from qmnv3.training.distributed import join_world
-
-__all__ = ["colours"]  # a fixture
 
 # A save every step; two steps an epoch for two processes.
 TRAINING = (
