@@ -4,6 +4,7 @@
 """
 
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -57,8 +58,9 @@ def main(
         peaks = {name: _peak_mib(name, setting) for name in samples} if memory else {}
         results[where] = _summary(samples, peaks)
         Console(width=110).print(_table(setting, results[where]))
-    if "torchao" not in next(iter(results.values()))["step_s"]:
-        print("torchao is not installed: pip install 'torchao>=0.18,<0.19'")
+        for name in CONTENDERS:
+            if missing := _missing(name, where):
+                print(f"{LABELS[name]}: left out, {missing}")
     if json_file is not None:
         first = next(iter(results.values()))
         head = {"model": model, "batch": batch, "resolution": resolution, "ratio": first["ratio"]}
@@ -74,12 +76,17 @@ def _devices(asked: str) -> list[str]:
     return chosen
 
 
+def _missing(name: str, device: str) -> str | None:
+    """What a contender lacks on this machine, and how to get it."""
+    if name == "torchao" and find_spec("torchao") is None:
+        return "torchao is not installed: pip install 'torchao>=0.18,<0.19'"
+    if name == "float_compiled" and device == "cpu" and shutil.which("g++") is None:
+        return "torch.compile needs a C++ compiler: apt install g++"
+    return None
+
+
 def _measure(setting: Setting, steps: int) -> dict[str, list[float]]:
-    ready = {
-        name: make(setting)
-        for name, make in CONTENDERS.items()
-        if name != "torchao" or find_spec("torchao") is not None
-    }
+    ready = {name: make(setting) for name, make in CONTENDERS.items() if not _missing(name, setting.device)}
     samples: dict[str, list[float]] = {name: [] for name in ready}
     for index in track(range(WARMUP + steps), f"steps on {setting.device}", console=Console(stderr=True)):
         for name, step in ready.items():
