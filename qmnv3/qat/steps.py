@@ -131,11 +131,10 @@ class LayerStep(nn.Module):
         if self.output.activation == "hard_sigmoid":
             gain, offset = gain / 6.0, 0.5 / scale
         if self.norm is None or self.folds or not self.training:
-            weight, bias = self.folded()
+            weight, factor, bias = self._parts()
+            rows = x.scale * gain if factor is None else _rows(factor * (x.scale * gain), weight)
             bias = None if bias is None else bias * gain
-            return self.output.finish(
-                self._convolve(x.values, weight * (x.scale * gain), _sum(bias, offset)), scale
-            )
+            return self.output.finish(self._convolve(x.values, weight * rows, _sum(bias, offset)), scale)
         factor = None if self.weight_range.per_channel else self._factor().detach()
         weight = self._rounded(self.weight, factor)
         raw = self._convolve(x.values, weight * x.scale, None)
@@ -144,12 +143,8 @@ class LayerStep(nn.Module):
 
     def folded(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Weight, on its grid when quantizing, and bias with BatchNorm's running statistics folded in."""
-        if self.norm is None:
-            return self._rounded(self.weight, None), self.bias
-        factor = self._factor()
-        assert self.norm.running_mean is not None
-        weight = self._rounded(self.weight, factor)
-        return weight * _rows(factor, weight), self.norm.bias - self.norm.running_mean * factor
+        weight, factor, bias = self._parts()
+        return weight if factor is None else weight * _rows(factor, weight), bias
 
     def folded_scale(self) -> torch.Tensor:
         """Scale of the folded weight [O], or scalar; positive whatever sign BatchNorm's weight has."""
@@ -160,6 +155,14 @@ class LayerStep(nn.Module):
             return self.weight_range.scale(self.weight * _rows(factor, self.weight))
         # A channel that BatchNorm multiplies by 0 has weights 0 on any grid.
         return self.weight_range.scale(self.weight) * torch.where(factor == 0, 1.0, factor.abs())
+
+    def _parts(self) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """Weight before folding, on its grid when quantizing; what folding multiplies it by; folded bias."""
+        if self.norm is None:
+            return self._rounded(self.weight, None), None, self.bias
+        factor = self._factor()
+        assert self.norm.running_mean is not None
+        return self._rounded(self.weight, factor), factor, self.norm.bias - self.norm.running_mean * factor
 
     def _factor(self) -> torch.Tensor:
         """What folding multiplies the weight by [O]."""
