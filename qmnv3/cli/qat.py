@@ -12,7 +12,7 @@ It is calibrated first (equalization included), then trained on DIR/train/CLASS/
 model as a teacher, validating on DIR/val. Images without class folders will do: then it learns from the
 float model alone. So will shards: tar files of WebDataset's layout (key.jpg beside key.cls), local or behind
 URLs. OUT is a RUN as `qmnv3 ptq` writes; a killed run goes on with --resume. Recipes: v3l_qat, v3s_qat,
-v2_qat. Several processes or machines: `torchrun --nproc-per-node N -m qmnv3 qat ...`.
+v2_qat, v3s_qat_minmax. Several processes or machines: `torchrun --nproc-per-node N -m qmnv3 qat ...`.
 
 **Examples**
 
