@@ -5,6 +5,18 @@ from typing import Annotated
 
 import typer
 
+from qmnv3.cli.training_options import (
+    Accumulate,
+    BatchSize,
+    Device,
+    Epochs,
+    Precision,
+    Rate,
+    Seed,
+    Val,
+    Workers,
+)
+
 EXAMPLES = """
 Train a model with its quantization, from a float checkpoint to an int8 RUN.
 
@@ -47,7 +59,7 @@ def command(
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="RUN folder to write; default runs/MODEL_qat.")] = None,
-    val: Annotated[str | None, typer.Option(help="Validation folder or shards; default DATA/val.")] = None,
+    val: Val = None,
     recipe: Annotated[
         str | None, typer.Option(help="Name of a shipped recipe or a YAML file; default the model's.")
     ] = None,
@@ -58,26 +70,21 @@ def command(
         Path | None,
         typer.Option(help="RUN of `qmnv3 ptq` to start from, with its bits, instead of calibrating."),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Default from the recipe.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Default from the recipe.")] = None,
-    rate: Annotated[
-        float | None, typer.Option(help="Learning rate at the recipe's reference batch; default its own.")
-    ] = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    rate: Rate = None,
     distill: Annotated[
         float | None, typer.Option(min=0, max=1, help="Share of the loss that is the float model's.")
     ] = None,
-    accumulate: Annotated[
-        int | None, typer.Option(min=1, help="Batches per update; default from the recipe.")
-    ] = None,
-    precision: Annotated[
-        str | None, typer.Option(help="float32 or bf16 (autocast); default from the recipe.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="Default from the recipe.")] = None,
+    accumulate: Accumulate = None,
+    precision: Precision = None,
+    workers: Workers = None,
+    seed: Seed = None,
     width: Annotated[float | None, typer.Option(help="Width multiplier; default the checkpoint's.")] = None,
     resolution: Annotated[
         int | None, typer.Option(min=32, help="Input side in pixels; default the checkpoint's, or 224.")
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Device = "cpu",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT.training.")] = False,
 ) -> None:
     """Train a model with its quantization, from a float checkpoint to an int8 RUN."""
@@ -96,6 +103,7 @@ def command(
         "training.batch_size": batch_size,
         "training.accumulate": accumulate,
         "training.precision": precision,
+        "training.workers": workers,
         "training.seed": seed,
         "training.optimizer.rate": rate,
     }

@@ -24,6 +24,7 @@ from qmnv3.cli.training_data import (
     TrainingData,
     batch_source,
     class_outputs,
+    decoding_workers,
     find_training_data,
     validation,
     whole_images,
@@ -95,7 +96,7 @@ def run_qat(job: QatJob, progress: Progress = silent) -> QatResult | None:
     start = make_start(job, data, loaded, progress, world)
     trained, judged = class_outputs(data, read_sites(start.parent)[-1].output_shape[1])
     unreadable = SkippedImages()
-    workers = job.config.training.workers
+    workers = decoding_workers(job.config.training, world)
     judge = validation(data, loaded.preprocessing, job.device, judged, unreadable, workers)
     model = QatModel(copy.deepcopy(start.model), job.config.forms, start.floored)
     freeze = _freezing(job, data, loaded, start)

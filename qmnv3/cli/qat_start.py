@@ -48,7 +48,8 @@ class QatJob:
         """What must be the same for a run to go on."""
         given: dict[str, Any] = {"model": self.model, "weights": str(self.weights), "start": str(self.start)}
         given |= {"data": str(self.data), "val": named(self.val)}
-        return given | {"width": self.width, "resolution": self.resolution} | self.config.model_dump()
+        given |= {"width": self.width, "resolution": self.resolution}
+        return given | self.config.model_dump(exclude={"training": {"workers"}})  # they change nothing
 
     @property
     def work(self) -> Path:

@@ -6,6 +6,18 @@ from typing import Annotated
 
 import typer
 
+from qmnv3.cli.training_options import (
+    Accumulate,
+    BatchSize,
+    Device,
+    Epochs,
+    Precision,
+    Rate,
+    Seed,
+    Val,
+    Workers,
+)
+
 EXAMPLES = """
 Train a float model on DIR/train/CLASS/IMAGE, validating on DIR/val, or on shards: tar files of
 WebDataset's layout (key.jpg beside key.cls), local or behind URLs.
@@ -38,26 +50,21 @@ def command(
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
-    val: Annotated[str | None, typer.Option(help="Validation folder or shards; default DATA/val.")] = None,
+    val: Val = None,
     weights: Annotated[
         Path | None, typer.Option(help="Checkpoint to start from, .safetensors or .pth.")
     ] = None,
     recipe: Annotated[str, typer.Option(help="Name of a shipped recipe or a YAML file.")] = "v3_modern",
-    epochs: Annotated[int | None, typer.Option(min=1, help="Default from the recipe.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Default from the recipe.")] = None,
-    rate: Annotated[
-        float | None, typer.Option(help="Learning rate at the recipe's reference batch; default its own.")
-    ] = None,
-    accumulate: Annotated[
-        int | None, typer.Option(min=1, help="Batches per update; default from the recipe.")
-    ] = None,
-    precision: Annotated[
-        str | None, typer.Option(help="float32 or bf16 (autocast); default from the recipe.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="Default from the recipe.")] = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    rate: Rate = None,
+    accumulate: Accumulate = None,
+    precision: Precision = None,
+    workers: Workers = None,
+    seed: Seed = None,
     width: Annotated[float | None, typer.Option(help="Width multiplier.")] = None,
     resolution: Annotated[int | None, typer.Option(min=32, help="Input side in pixels; default 224.")] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Device = "cpu",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT.")] = False,
 ) -> None:
     """Train a float model on images."""
@@ -71,6 +78,7 @@ def command(
         "batch_size": batch_size,
         "accumulate": accumulate,
         "precision": precision,
+        "workers": workers,
         "seed": seed,
         "optimizer.rate": rate,
     }

@@ -12,6 +12,7 @@ from qmnv3.cli.training_data import (
     TrainingData,
     batch_source,
     class_outputs,
+    decoding_workers,
     find_training_data,
     named,
     validation,
@@ -71,7 +72,8 @@ def run_train(job: TrainJob) -> Outcome:
         raise ModelError(f"model {job.model}: only built-in models can be trained")
     trained, judged = class_outputs(data, len(data.train.classes))
     unreadable = SkippedImages()
-    judge = validation(data, loaded.preprocessing, job.device, judged, unreadable, job.config.workers)
+    workers = decoding_workers(job.config, world)
+    judge = validation(data, loaded.preprocessing, job.device, judged, unreadable, workers)
     count = job.config.reestimate_images
 
     def fresh(model: nn.Module) -> None:
@@ -85,7 +87,7 @@ def run_train(job: TrainJob) -> Outcome:
         "val": named(job.val),
         "resolution": job.resolution,
     }
-    recipe |= job.config.model_dump()
+    recipe |= job.config.model_dump(exclude={"workers"})  # which change nothing
     with TrainingView(job.config.epochs) as view:
         outcome = train(
             ClassificationTask(network, job.config.label_smoothing, job.config.mixing),

@@ -1,5 +1,6 @@
 """Images for training and validation: folders or shards."""
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from qmnv3.training.config import TrainConfig
 from qmnv3.training.distributed import World
 
 _VALIDATION_BATCH = 50
+_DECODING_THREADS = 2
 _STATISTICS_BATCH = 100
 
 
@@ -99,6 +101,17 @@ def _by_class(folder: ImageSet, outputs: int) -> dict[str, int]:
     return {name: index + background for name, index in zip(folder.classes, found.outputs, strict=True)}
 
 
+def decoding_workers(config: TrainConfig, world: World) -> int:
+    """How many threads, or processes beside a GPU, decode images: by default there all cores, shared by the
+    processes that torchrun started on this machine.
+    """
+    if config.workers is not None:
+        return config.workers
+    if world.device == "cpu":
+        return _DECODING_THREADS
+    return max(_DECODING_THREADS, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
 def batch_source(
     data: TrainingData, spec: Preprocessing, config: TrainConfig, world: World, outputs: IntArray
 ) -> Callable[[Position], TrainingBatches]:
@@ -114,7 +127,7 @@ def batch_source(
         outputs=outputs,
         rank=world.rank,
         world_size=world.size,
-        workers=config.workers,
+        workers=decoding_workers(config, world),
         processes=world.device != "cpu",
     )
 
@@ -134,7 +147,7 @@ def validation(
     device: str,
     outputs: IntArray,
     skipped: SkippedImages,
-    workers: int = 2,
+    workers: int = _DECODING_THREADS,
 ) -> Callable[[nn.Module], float] | None:
     """Share of the validation images a model gets right; their class i is its output `outputs[i]`.
 

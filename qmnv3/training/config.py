@@ -93,12 +93,13 @@ class MixingConfig(_Strict):
 class TrainConfig(_Strict):
     """A whole training: `batch_size` images per process and step, `accumulate` of them per update.
 
-    `workers` decode images ahead: threads, or processes where a GPU trains. The model is validated every
-    `validate_every` epochs and saved every `save_every_s` seconds, after every validation and at the end.
-    `bn_momentum` is torch's, the weight of a new batch in BatchNorm's running statistics; None leaves the
-    model's (0.01, the paper's 0.99): short runs need more. With `reestimate_images` these are taken anew in
-    the end, from so many whole training images. `tensorboard` writes event files beside the log. `precision`
-    "bf16" is autocast. `compile` uses torch.compile, which needs a C++ compiler (CPU) or Triton (GPU).
+    `workers` decode images ahead: threads, by default 2; where a GPU trains processes, by default one for
+    every core. The model is validated every `validate_every` epochs and saved every `save_every_s` seconds,
+    after every validation and at the end. `bn_momentum` is torch's, the weight of a new batch in BatchNorm's
+    running statistics; None leaves the model's (0.01, the paper's 0.99): short runs need more. With
+    `reestimate_images` these are taken anew in the end, from so many whole training images. `tensorboard`
+    writes event files beside the log. `precision` "bf16" is autocast. `compile` uses torch.compile, which
+    needs a C++ compiler (CPU) or Triton (GPU).
 
     What is not finite ends a training, and so do 100 updates in a row with a loss of more than ten times both
     the first one and that of guessing, log(classes).
@@ -114,7 +115,7 @@ class TrainConfig(_Strict):
     max_grad_norm: Positive | None = None
     precision: Literal["float32", "bf16"] = "float32"
     compile: bool = False
-    workers: Count = 2
+    workers: Count | None = None
     validate_every: Count = 1
     save_every_s: Positive = 300.0
     log_every: Count = 10

@@ -20,6 +20,15 @@ def test_train_writes_weights_log_and_summary(trained: Path) -> None:
     assert summary["steps"] == 36 and summary["recipe"]["model"]["width"] == 0.35
 
 
+def test_a_run_may_be_resumed_with_other_workers(
+    cli: Cli, tmp_path: Path, colours: Path, trained: Path, recipe: Path
+) -> None:
+    shutil.copytree(trained, tmp_path / "float")
+    given = ("--data", colours, "--recipe", recipe, "--out", tmp_path / "float")
+    done = cli("train", *MODEL, *given, "--resume", "--workers", 1)
+    assert done.code == 0 and "36 steps" in done.stdout, done.stderr
+
+
 def test_statistics_of_whole_images_are_judged_and_kept(
     cli: Cli, tmp_path: Path, colours: Path, trained: Path
 ) -> None:
