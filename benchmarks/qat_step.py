@@ -4,6 +4,7 @@
 """
 
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -38,6 +39,7 @@ LABELS = {
     "torchao": "torchao prepare_qat_pt2e",
 }
 WARMUP = 2
+COMPILERS = (os.environ.get("CXX", "g++"), "clang++")
 
 
 def main(
@@ -80,7 +82,7 @@ def _missing(name: str, device: str) -> str | None:
     """What a contender lacks on this machine, and how to get it."""
     if name == "torchao" and find_spec("torchao") is None:
         return "torchao is not installed: pip install 'torchao>=0.18,<0.19'"
-    if name == "float_compiled" and device == "cpu" and shutil.which("g++") is None:
+    if name == "float_compiled" and device == "cpu" and not any(map(shutil.which, COMPILERS)):
         return "torch.compile needs a C++ compiler: apt install g++"
     return None
 

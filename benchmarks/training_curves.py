@@ -29,7 +29,7 @@ def main(
         records = read_log(Path(path))
         validations = [r for r in records if "validation" in r]
         losses = [r for r in records if "loss" in r]
-        per_epoch = validations[-1]["step"] / validations[-1]["epoch"] if validations else 1.0
+        per_epoch = max((r["step"] / r["epoch"] for r in validations if r["epoch"]), default=1.0)
         left.plot([r["step"] / per_epoch for r in losses], _smooth([r["loss"] for r in losses]), label=name)
         right.plot(
             [r["step"] / per_epoch for r in validations],

@@ -2,5 +2,5 @@
 
 from qmnv3.cli import main
 
-if __name__ == "__main__":  # processes that decode images import this again
+if __name__ == "__main__":
     main()

@@ -30,7 +30,7 @@ def accuracy_record(job: CellJob) -> Record:
         **job.cell.network,
         "resolution": _side(job),
         "lowerings": list(config.lowerings),
-        "training": config.training.model_dump(mode="json"),
+        "training": config.training.model_dump(mode="json", exclude={"workers"}),
         "calibration": config.calibration.model_dump(mode="json"),
         "inputs": dict(job.inputs),
     }

@@ -3,10 +3,9 @@
 import multiprocessing
 import os
 import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -16,6 +15,7 @@ import torch
 
 from qmnv3.cli.ablate_cell import CellJob, Failures
 from qmnv3.errors import TrainingStopped
+from qmnv3.processes import end_with_parent, signals_held
 
 Work = Callable[[CellJob], Failures]
 """Writes a cell's results into its files; returns what failed."""
@@ -62,39 +62,19 @@ def _start(work: Work, job: CellJob, threads: int) -> tuple[Connection, BaseProc
     context = multiprocessing.get_context("spawn")
     receiving, sending = context.Pipe(duplex=False)
     process = context.Process(target=_run, args=(work, job, threads, sending), daemon=True)
-    with _without_interrupts():
+    with signals_held(signal.SIGINT):
         process.start()
     # The pipe ends when the process does.
     sending.close()
     return receiving, process
 
 
-@contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """A process started meanwhile inherits that it gets no Ctrl-C: that is this one's to answer."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def _run(work: Work, job: CellJob, threads: int, pipe: Connection) -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent(signal.SIGTERM)
     torch.set_num_threads(min(torch.get_num_threads(), threads))
     # Then all is saved, and nobody asks any more.
     with suppress(TrainingStopped):
         pipe.send(work(job))
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _answer(pipe: Connection, process: BaseProcess) -> Failures:

@@ -18,6 +18,7 @@ from qmnv3.data.loader import SkippedImages, load_batches
 from qmnv3.data.order import Position
 from qmnv3.data.shards import are_shards, expand_shards, find_shards
 from qmnv3.data.training_batches import TrainingBatches
+from qmnv3.environment import usable_cpus
 from qmnv3.errors import DataError
 from qmnv3.preprocessing import Preprocessing
 from qmnv3.training.config import TrainConfig
@@ -109,7 +110,7 @@ def decoding_workers(config: TrainConfig, world: World) -> int:
         return config.workers
     if world.device == "cpu":
         return _DECODING_THREADS
-    return max(_DECODING_THREADS, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(_DECODING_THREADS, usable_cpus() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def batch_source(

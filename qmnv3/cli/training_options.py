@@ -14,7 +14,7 @@ Accumulate = Annotated[int | None, typer.Option(min=1, help="Batches per update;
 Precision = Annotated[str | None, typer.Option(help="float32 or bf16 (autocast); default from the recipe.")]
 Workers = Annotated[
     int | None,
-    typer.Option(min=1, help="What decodes images; default from the recipe: 2, or every core beside a GPU."),
+    typer.Option(min=1, help="Threads, with a GPU processes, that decode images; default 2, or all cores."),
 ]
 Seed = Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="Default from the recipe.")]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]

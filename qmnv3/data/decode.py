@@ -28,8 +28,9 @@ def read_image(path: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError as error:
         raise ImageError(f"{path}: no such image") from error
-    except OSError as error:
-        raise ImageError(f"{path}: {error.strerror}; remove it or use --skip-bad") from error
+    except (OSError, MemoryError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "too large for the memory"
+        raise ImageError(f"{path}: {reason}; remove it or use --skip-bad") from error
 
 
 def decode(path: Path, short_side: int | None = None, data: bytes | None = None) -> RgbImage:

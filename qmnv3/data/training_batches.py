@@ -20,8 +20,8 @@ from qmnv3.preprocessing import Preprocessing
 # Decoding at a fraction of a JPEG's size must leave enough for a crop of a small share of its area.
 _CROP_OVERSAMPLING = 2
 _BATCHES_AHEAD = 3
-# What goes to a thread or process at once.
-_CHUNK = 8
+# Images that go to a thread or process at once, if there are enough for all.
+_MOST_AT_ONCE = 8
 
 
 class TrainingBatches:
@@ -51,6 +51,7 @@ class TrainingBatches:
     ) -> None:
         self._folder, self._spec, self._augmentation = folder, spec, augmentation
         self._seed, self._rank, self._world = seed, rank, world_size
+        self._workers = workers
         self._outputs = outputs
         self._size = min(batch_size * world_size, len(folder))
         if self._size < world_size:
@@ -104,7 +105,8 @@ class TrainingBatches:
             epoch, batch = epoch + 1, 0
 
     def _submit(self, epoch: int, indices: list[int]) -> "_Pending":
-        chunks = [indices[first : first + _CHUNK] for first in range(0, len(indices), _CHUNK)]
+        size = min(_MOST_AT_ONCE, max(1, _BATCHES_AHEAD * len(indices) // self._workers))
+        chunks = [indices[first : first + size] for first in range(0, len(indices), size)]
         return [(chunk, self._pool.submit(self._load, chunk, epoch)) for chunk in chunks]
 
     def _load(self, indices: list[int], epoch: int) -> list[FloatImage | ImageError]:

@@ -1,14 +1,15 @@
 """Processes that decode and augment beside one that trains on a GPU."""
 
-import multiprocessing
 import os
-import threading
+import signal
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import Any, TypeVar
 
 from qmnv3.errors import DataError
+from qmnv3.processes import end_with_parent, signals_held
 
 _Result = TypeVar("_Result")
 
@@ -17,22 +18,25 @@ class WorkerProcesses:
     """A pool of processes; they end with their parent, however it ends, and leave Ctrl-C and SIGTERM to it.
 
     Threads will not do beside a GPU: decoding small images holds Python's lock half of the time, and the
-    thread that launches kernels waits for it.
+    thread that launches kernels waits for it. As ever with processes that are started anew, a script that
+    makes this needs `if __name__ == "__main__":`.
     """
 
     def __init__(self, count: int) -> None:
-        # Started anew, not forked: a process with threads and CUDA must not be copied.
-        context = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(count, context, initializer=_begin)
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # each process would start a thread for every core
+        self._pool = ProcessPoolExecutor(
+            count, _Spawn(), initializer=end_with_parent, initargs=(signal.SIGKILL,)
+        )
 
     def __call__(self, function: Callable[..., _Result], *arguments: Any) -> _Result:
-        """What the function returns in a process; DataError if that was killed."""
+        """What the function returns in a process; DataError if a process died."""
         try:
-            return self._pool.submit(function, *arguments).result()
+            with signals_held(signal.SIGINT, signal.SIGTERM):
+                future = self._pool.submit(function, *arguments)
+            return future.result()
         except BrokenProcessPool as error:
             raise DataError(
-                "a process that decodes images was ended from outside, maybe for want of memory; "
-                "lower workers and --resume"
+                "a process that decodes images died; where memory is short lower --workers, then --resume"
             ) from error
 
     def close(self) -> None:
@@ -40,13 +44,12 @@ class WorkerProcesses:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _begin() -> None:
-    os.setsid()  # what is sent to the parent's group, as by Ctrl-C and timeout, does not reach this process
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+class _Process(SpawnProcess):
+    def terminate(self) -> None:
+        self.kill()  # SIGTERM is held back
 
 
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
+class _Spawn(SpawnContext):
+    """Started anew, not forked: a process with threads and CUDA must not be copied."""
+
+    Process = _Process

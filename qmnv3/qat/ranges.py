@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import nn
@@ -89,7 +89,7 @@ class LearnedRange(nn.Module):
             self.log_low.requires_grad_(not floored)
         self._settled = start
         self.divisor = start.qmax - (start.qmin if self.two_sided else zero_point)
-        self._now = Evaluated(torch.tensor(scale), torch.tensor(0.0), torch.zeros(2))
+        self._now: Evaluated
 
     @property
     def scale(self) -> torch.Tensor:
@@ -107,6 +107,10 @@ class LearnedRange(nn.Module):
     def qparams(self) -> QParams:
         """The grid as it is now."""
         return self._settled
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what was evaluated: tensors with gradients cannot be copied."""
+        return {name: value for name, value in self.__dict__.items() if name != "_now"}
 
     def take(self, now: "Evaluated") -> None:
         """What `LearnedRanges` found."""

@@ -43,8 +43,9 @@ class World:
 
 
 ALONE = World(0, 1, "cpu")
-# The others wait while the first process works alone. torchrun ends all when one of them dies.
-_PATIENCE = timedelta(days=1)
+# The others wait while the first process works alone. With gloo it shows at once when one of them died; with
+# NCCL torchrun ends all, but one that hangs holds the GPUs so long.
+_PATIENCE = {"gloo": timedelta(days=1), "nccl": timedelta(hours=2)}
 _FAILURES = "qmnv3_failures"
 _alone = ContextVar("alone", default=False)
 
@@ -66,7 +67,8 @@ def join_world(device: str) -> World:
     if not dist.is_initialized():
         rank = int(os.environ["RANK"])
         backend = "nccl" if device == "cuda" else "gloo"
-        dist.init_process_group(backend, store=_store(), rank=rank, world_size=size, timeout=_PATIENCE)
+        patience = _PATIENCE[backend]
+        dist.init_process_group(backend, store=_store(), rank=rank, world_size=size, timeout=patience)
         if device == "cpu":
             atexit.register(dist.destroy_process_group)  # gloo's threads abort an interpreter that ends first
     return World(dist.get_rank(), size, device, _restarts() > 0)

@@ -1,14 +1,22 @@
 """Which folders are trained and judged on, and which output is which class."""
 
 import json
+import multiprocessing
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from qmnv3.cli.training_data import class_outputs, find_training_data
+from qmnv3.cli import training_data
+from qmnv3.cli.training_data import batch_source, class_outputs, decoding_workers, find_training_data
+from qmnv3.data.order import START
 from qmnv3.errors import DataError
+from qmnv3.preprocessing import Preprocessing
+from qmnv3.training.config import TrainConfig
+from qmnv3.training.distributed import ALONE, World
+
+SPEC = Preprocessing(32, 32, (0.5,) * 3, (0.5,) * 3)
 
 
 def folder(root: Path, *classes: str) -> Path:
@@ -56,3 +64,26 @@ def test_folders_are_no_classes_where_labels_are_not_wanted(tmp_path: Path) -> N
     data = find_training_data(folder(tmp_path / "photos", "2024", "2025"), None, labels=False)
     assert not data.labelled and len(data.train) == 2
     assert find_training_data(tmp_path / "photos", None, labels=None).labelled
+
+
+def test_a_gpu_gets_every_core_in_equal_shares(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_data, "usable_cpus", lambda: 24)
+    gpu = World(0, 1, "cuda")
+    assert decoding_workers(TrainConfig(), ALONE) == 2
+    assert decoding_workers(TrainConfig(), gpu) == 24
+    assert (
+        decoding_workers(TrainConfig(workers=5), gpu) == decoding_workers(TrainConfig(workers=5), ALONE) == 5
+    )
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert decoding_workers(TrainConfig(), gpu) == 6
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_processes_decode_where_a_gpu_trains(tmp_path: Path, device: str) -> None:
+    folder(tmp_path / "train", "a", "b")
+    data = find_training_data(tmp_path, None, labels=True)
+    config = TrainConfig(batch_size=2, workers=1)
+    source = batch_source(data, SPEC, config, World(0, 1, device), np.arange(2))(START)
+    assert len(next(source)) == 2
+    assert bool(multiprocessing.active_children()) == (device == "cuda")
+    source.close()
