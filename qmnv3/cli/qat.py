@@ -5,17 +5,7 @@ from typing import Annotated
 
 import typer
 
-from qmnv3.cli.training_options import (
-    Accumulate,
-    BatchSize,
-    Device,
-    Epochs,
-    Precision,
-    Rate,
-    Seed,
-    Val,
-    Workers,
-)
+from qmnv3.cli import training_options as options
 
 EXAMPLES = """
 Train a model with its quantization, from a float checkpoint to an int8 RUN.
@@ -59,7 +49,7 @@ def command(
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="RUN folder to write; default runs/MODEL_qat.")] = None,
-    val: Val = None,
+    val: options.Val = None,
     recipe: Annotated[
         str | None, typer.Option(help="Name of a shipped recipe or a YAML file; default the model's.")
     ] = None,
@@ -70,21 +60,21 @@ def command(
         Path | None,
         typer.Option(help="RUN of `qmnv3 ptq` to start from, with its bits, instead of calibrating."),
     ] = None,
-    epochs: Epochs = None,
-    batch_size: BatchSize = None,
-    rate: Rate = None,
+    epochs: options.Epochs = None,
+    batch_size: options.BatchSize = None,
+    rate: options.Rate = None,
     distill: Annotated[
         float | None, typer.Option(min=0, max=1, help="Share of the loss that is the float model's.")
     ] = None,
-    accumulate: Accumulate = None,
-    precision: Precision = None,
-    workers: Workers = None,
-    seed: Seed = None,
+    accumulate: options.Accumulate = None,
+    precision: options.Precision = None,
+    workers: options.Workers = None,
+    seed: options.Seed = None,
     width: Annotated[float | None, typer.Option(help="Width multiplier; default the checkpoint's.")] = None,
     resolution: Annotated[
         int | None, typer.Option(min=32, help="Input side in pixels; default the checkpoint's, or 224.")
     ] = None,
-    device: Device = "cpu",
+    device: options.Device = "cpu",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT.training.")] = False,
 ) -> None:
     """Train a model with its quantization, from a float checkpoint to an int8 RUN."""

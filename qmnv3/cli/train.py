@@ -6,17 +6,7 @@ from typing import Annotated
 
 import typer
 
-from qmnv3.cli.training_options import (
-    Accumulate,
-    BatchSize,
-    Device,
-    Epochs,
-    Precision,
-    Rate,
-    Seed,
-    Val,
-    Workers,
-)
+from qmnv3.cli import training_options as options
 
 EXAMPLES = """
 Train a float model on DIR/train/CLASS/IMAGE, validating on DIR/val, or on shards: tar files of
@@ -50,21 +40,21 @@ def command(
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
-    val: Val = None,
+    val: options.Val = None,
     weights: Annotated[
         Path | None, typer.Option(help="Checkpoint to start from, .safetensors or .pth.")
     ] = None,
     recipe: Annotated[str, typer.Option(help="Name of a shipped recipe or a YAML file.")] = "v3_modern",
-    epochs: Epochs = None,
-    batch_size: BatchSize = None,
-    rate: Rate = None,
-    accumulate: Accumulate = None,
-    precision: Precision = None,
-    workers: Workers = None,
-    seed: Seed = None,
+    epochs: options.Epochs = None,
+    batch_size: options.BatchSize = None,
+    rate: options.Rate = None,
+    accumulate: options.Accumulate = None,
+    precision: options.Precision = None,
+    workers: options.Workers = None,
+    seed: options.Seed = None,
     width: Annotated[float | None, typer.Option(help="Width multiplier.")] = None,
     resolution: Annotated[int | None, typer.Option(min=32, help="Input side in pixels; default 224.")] = None,
-    device: Device = "cpu",
+    device: options.Device = "cpu",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT.")] = False,
 ) -> None:
     """Train a float model on images."""

@@ -23,7 +23,7 @@ def preprocess(image: npt.NDArray[np.uint8], spec: Preprocessing) -> FloatImage:
 def normalise(image: npt.NDArray[np.uint8], spec: Preprocessing) -> FloatImage:
     """uint8 RGB to float32, `(pixel / 255 - mean) / std` per channel."""
     height, width, channels = image.shape
-    # Whole rows at a time: numpy's loops over three channels take four times as long.
+    # Whole rows at a time: numpy is slow in loops over three channels.
     mean, std = (np.tile(np.asarray(values, np.float32), width) for values in (spec.mean, spec.std))
     normalised: FloatImage = image.reshape(height, width * channels).astype(np.float32)
     normalised /= np.float32(255)

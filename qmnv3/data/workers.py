@@ -17,8 +17,8 @@ _Result = TypeVar("_Result")
 class WorkerProcesses:
     """A pool of processes; they end with their parent, however it ends, and leave Ctrl-C and SIGTERM to it.
 
-    Threads will not do beside a GPU: decoding small images holds Python's lock half of the time, and the
-    thread that launches kernels waits for it. As ever with processes that are started anew, a script that
+    Threads will not do beside a GPU: decoding small images keeps Python's lock busy, and the thread that
+    launches kernels waits for it. As ever with processes that are started anew, a script that
     makes this needs `if __name__ == "__main__":`.
     """
 

@@ -145,8 +145,7 @@ class Evaluated(NamedTuple):
 class LearnedRanges(nn.Module):
     """The learned ranges of a model, evaluated together.
 
-    One by one their operations on single numbers, thousands of them, took several times as long as all of the
-    float model's step on a GPU.
+    One by one their operations on single numbers are thousands, and what a step on a GPU mostly waits for.
     """
 
     def __init__(self, ranges: Sequence[LearnedRange]) -> None:

@@ -36,10 +36,7 @@ class ClassificationTask:
     """Cross-entropy of a model's logits with the labels."""
 
     def __init__(
-        self,
-        model: nn.Module,
-        label_smoothing: float = 0.0,
-        mixing: MixingConfig | None = None,
+        self, model: nn.Module, label_smoothing: float = 0.0, mixing: MixingConfig | None = None
     ) -> None:
         self.model = model
         self._smoothing = label_smoothing

@@ -69,28 +69,25 @@ def test_ends_have_the_gradients_of_what_is_clipped_to_them() -> None:
     assert float(grid.log_high.grad) == pytest.approx(2 * 15.5 * slowness, rel=1e-4)
 
 
-def test_ranges_are_evaluated_together_as_each_alone() -> None:
-    """A two-sided one, one without negative values, and a floored one: values and gradients."""
-
-    def made() -> list[LearnedRange]:
-        one_sided = LearnedRange(QParams.per_tensor(0.05, -128), size=7)
-        return [LearnedRange(START, size=3), one_sided, LearnedRange(START, size=9, floored=True)]
-
-    together, alone = made(), made()
-    evaluate(*together)
-    for grid in alone:
-        evaluate(grid)
-    for grids in (together, alone):
-        sum((i + 1) * grid.scale for i, grid in enumerate(grids)).backward()
-    for ours, own in zip(together, alone, strict=True):
-        assert (
-            float(ours.scale.detach()) == float(own.scale.detach())
-            and ours.numbers().tolist() == own.numbers().tolist()
-        )
-        for a, b in zip(ours.parameters(), own.parameters(), strict=True):
-            assert (a.grad is None) == (b.grad is None)
-            assert a.grad is None or float(a.grad) == pytest.approx(float(b.grad), rel=1e-6)
-    assert together[1].numbers().tolist() == pytest.approx([0.05, 0.0])
+def test_ranges_are_evaluated_together() -> None:
+    """[-10, 15.5], one from 0 to 12.75, and a floored [-10, 15.5]; each weighs another number in the sum."""
+    grids = [
+        LearnedRange(START, size=3),
+        LearnedRange(QParams.per_tensor(0.05, -128), size=7),
+        LearnedRange(START, size=9, floored=True),
+    ]
+    evaluate(*grids)
+    numbers = [(0.1, 10.0), (0.05, 0.0), (0.1, 10.0)]
+    for grid, expected in zip(grids, numbers, strict=True):
+        assert grid.numbers().tolist() == pytest.approx(expected)
+        assert float(grid.scale.detach()) == pytest.approx(expected[0])
+    torch.stack([weight * grid.scale for weight, grid in enumerate(grids, 1)]).sum().backward()
+    # d scale / d log(end) is end / 255, times LSQ's 1 / sqrt(size * 127).
+    for weight, size, end, grid in ((1, 3, 15.5, grids[0]), (2, 7, 12.75, grids[1]), (3, 9, 15.5, grids[2])):
+        expected = weight * end / 255 / math.sqrt(size * 127)
+        assert float(grid.log_high.grad) == pytest.approx(expected, rel=1e-5)
+    assert float(grids[0].log_low.grad) == pytest.approx(10.0 / 255 / math.sqrt(3 * 127), rel=1e-5)
+    assert grids[2].log_low.grad is None
 
 
 def test_the_low_end_of_what_h_swish_reads_stays() -> None:
