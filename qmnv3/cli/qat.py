@@ -82,6 +82,7 @@ def command(
     from qmnv3.cli.progress import progress
     from qmnv3.cli.qat_job import run_qat
     from qmnv3.cli.qat_start import QatJob
+    from qmnv3.cli.training_view import warn_of_skipped
     from qmnv3.qat.config import QatConfig
     from recipes import load_recipe
 
@@ -104,9 +105,7 @@ def command(
     result = run_qat(job, progress)
     if result is None:
         return
-    if result.outcome.skipped:
-        names = ", ".join(result.outcome.skipped[:3])
-        typer.echo(f"warning: {len(result.outcome.skipped)} images could not be read: {names}", err=True)
+    warn_of_skipped(result.outcome.skipped)
     typer.echo(result.summary())
 
 

@@ -60,6 +60,7 @@ def command(
     """Train a float model on images."""
     from qmnv3.cli.options import path_or_url
     from qmnv3.cli.train_job import WEIGHTS, TrainJob, run_train
+    from qmnv3.cli.training_view import warn_of_skipped
     from qmnv3.training.config import TrainConfig
     from recipes import load_recipe
 
@@ -77,9 +78,7 @@ def command(
     outcome = run_train(
         TrainJob(model, weights, images, judged, out, config, width, resolution, device, resume)
     )
-    if outcome.skipped:
-        names = ", ".join(outcome.skipped[:3])
-        typer.echo(f"warning: {len(outcome.skipped)} images could not be read: {names}", err=True)
+    warn_of_skipped(outcome.skipped)
     best = "" if outcome.best is None else f"best validation {100 * outcome.best:.2f} %, "
     typer.echo(f"{out / WEIGHTS}: {outcome.steps} steps, {best}{outcome.seconds:.0f} s")
     given = shlex.quote(str(images)) + ("" if judged is None else f" --val {shlex.quote(str(judged))}")

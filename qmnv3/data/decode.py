@@ -27,10 +27,10 @@ def read_image(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
-        raise ImageError(f"{path}: no such image") from error
+        raise ImageError(f"{path}: no such image; restore it") from error
     except (OSError, MemoryError) as error:
         reason = error.strerror if isinstance(error, OSError) else "too large for the memory"
-        raise ImageError(f"{path}: {reason}; remove it or use --skip-bad") from error
+        raise ImageError(f"{path}: {reason}; remove it") from error
 
 
 def decode(path: Path, short_side: int | None = None, data: bytes | None = None) -> RgbImage:
@@ -57,7 +57,7 @@ def decode(path: Path, short_side: int | None = None, data: bytes | None = None)
         reason = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, UnidentifiedImageError):
             reason = "not an image format Pillow knows"
-        raise ImageError(f"{path}: corrupt image ({reason}); remove it or use --skip-bad") from error
+        raise ImageError(f"{path}: corrupt image ({reason}); remove it") from error
 
 
 def _check_size(path: Path, size: tuple[int, int]) -> None:

@@ -99,7 +99,7 @@ def _batches(
             kept.append(index)
         except ImageError as error:
             if not skip_bad:
-                raise
+                raise ImageError(f"{error} or use --skip-bad") from error
             skipped.add(folder.path(index), str(error))
         if len(images) == batch_size:
             loaded = True
