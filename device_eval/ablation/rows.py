@@ -91,12 +91,12 @@ def _of_file(file: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "size_bytes": file["size_bytes"],
         "partitions": None if refused else file["partitions"],
-        "predicted": predicted_pixel1(file),
+        "predicted": _predicted_pixel1(file),
         "refusals": {PIECES: refused} if refused else {},
     }
 
 
-def predicted_pixel1(file: Mapping[str, Any]) -> Predicted:
+def _predicted_pixel1(file: Mapping[str, Any]) -> Predicted:
     """Of a file as `qmnv3 ablate` writes it into its JSON."""
     pixel1 = next(device for device in file["predicted"] if device["device"] == "Pixel 1")
     errors = pixel1["leave_one_out"]

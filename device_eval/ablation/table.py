@@ -1,10 +1,8 @@
-"""An ablation as text: its table, what must be read with it, and what the paper says beside."""
+"""An ablation as text: its table, and what must be read with it."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from device_eval.ablation.paper import statements
-from device_eval.ablation.rows import PIECES, Predicted, Row, predicted_pixel1
+from device_eval.ablation.rows import PIECES, Predicted, Row
 
 TEXT_COLUMNS = ("variant", "file")
 PREDICTED = "predicted Pixel 1 ms (median, worst error %)"
@@ -100,40 +98,3 @@ def _explanations(rows: Sequence[Row], device: str) -> list[str]:
     if any(row.top1_percent for row in rows):
         lines.append("top-1 is of the file's own network, trained anew; its interval is of 95 %.")
     return lines
-
-
-def claims(cells: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What each component with a `claim` adds to the first cell, beside what the paper says it does.
-
-    MAdds of the first variant less those of the one without the component, in millions; its predicted
-    float latency on a Pixel 1 likewise.
-    """
-    found = []
-    first = next((cell for cell in cells if cell.get("size")), None)
-    for cell in cells:
-        if first is None or not cell.get("claim") or not cell.get("size"):
-            continue
-        if (cell["width"], cell["resolution"]) != (first["width"], first["resolution"]):
-            continue
-        madds = (first["size"]["madds"] - cell["size"]["madds"]) / 1e6
-        said = ", ".join(
-            f"{statement.change:+g} {statement.unit} {statement.quantity}"
-            for statement in statements(cell["claim"])
-        )
-        latency = _predicted_change(first, cell)
-        found.append(f"{cell['variant']}: {cell['claim']}: {madds:+.1f} M MAdds{latency}; paper: {said}")
-    return found
-
-
-def _predicted_change(first: Mapping[str, Any], without: Mapping[str, Any]) -> str:
-    whole, part = (
-        next((predicted_pixel1(file) for file in cell["size"]["files"] if file["form"] == "float32"), None)
-        for cell in (first, without)
-    )
-    if whole is None or part is None:
-        return ""
-    change = whole.ms - part.ms
-    return (
-        f", {change:+.1f} ms ({100 * change / part.ms:+.0f} %) predicted (median, worst error of a network: "
-        f"{part.median_error_percent:.1f}, {part.worst_error_percent:.1f} %)"
-    )

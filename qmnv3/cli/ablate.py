@@ -156,7 +156,8 @@ def _print(rows: "list[Row]") -> None:
     table = Table(title="Pixel 1: predicted, not measured; paper: its own figures", title_justify="left")
     headings, records = table_of(rows)
     for heading in headings:
-        table.add_column(heading, justify="left" if heading in TEXT_COLUMNS else "right", overflow="fold")
+        two_lines = heading.replace(" (", "\n(")
+        table.add_column(two_lines, justify="left" if heading in TEXT_COLUMNS else "right", overflow="fold")
     for record in records:
         table.add_row(*record)
-    table_console().print(table)
+    table_console(table).print(table)

@@ -6,18 +6,12 @@ reach what is promised, and the KL divergence, which hardly moves, by a bound of
 """
 
 import json
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
-from scipy.special import log_softmax
+from acceptance.main_job import held_out_photos, nearness, qmnv3
 
-from device_eval.runners.litert import LitertRunner
-from device_eval.statistics import proportion
-from qmnv3.data import find_images, load_batches, sample
 from qmnv3.models.weights import load_model
 
 WEIGHTS = {"small": "v3_small_imagenet", "v2": "v2_imagenet"}
@@ -47,13 +41,6 @@ CASES = (
 )
 
 
-def qmnv3(*arguments: object) -> str:
-    command = [sys.executable, "-m", "qmnv3", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: f"{case.model}-{case.level}")
 def exported(request: pytest.FixtureRequest, data_pack: Path, tmp_path_factory) -> tuple[Case, Path]:
     case = request.param
@@ -79,22 +66,15 @@ def test_prediction_stays_near_float_on_photos_not_calibrated_on(
 ) -> None:
     """All 800 of imagenet/calib that `qmnv3 ptq` left out; no labels, so far less noise than top-1."""
     case, out = exported
-    photos = find_images(data_pack / "imagenet/calib", classes=False)
-    held_out = sorted(set(range(len(photos.paths))) - set(sample(photos, 200, 0)))
+    photos = data_pack / "imagenet/calib"
+    held_out = held_out_photos(photos)
     assert len(held_out) == 800
     weights = data_pack / f"weights/{WEIGHTS[case.model]}.safetensors"
     spec = load_model(case.model, weights).preprocessing
-    runners = [LitertRunner(out / f"model_{kind}.tflite", "xnnpack", 2) for kind in ("float32", "int8")]
-    logits: list[list[np.ndarray]] = [[], []]
-    for batch in load_batches(photos, spec, 50, indices=held_out):
-        for runner, rows in zip(runners, logits, strict=True):
-            rows.append(runner.run(batch.images))
-    exact, quantized = (log_softmax(np.concatenate(rows).astype(np.float64), axis=1) for rows in logits)
-    kl = float((np.exp(exact) * (exact - quantized)).sum(1).mean())
-    agreement = proportion(int((exact.argmax(1) == quantized.argmax(1)).sum()), len(held_out))
-    print(f"KL {kl:.4f}, agreement {100 * agreement.estimate:.2f} %")
-    assert kl <= case.kl
-    assert 100 * agreement.high >= case.agreement
+    near = nearness(out / "model_float32.tflite", out / "model_int8.tflite", photos, held_out, spec)
+    print(f"KL {near.kl:.4f}, agreement {100 * near.agreement.estimate:.2f} %")
+    assert near.kl <= case.kl
+    assert 100 * near.agreement.high >= case.agreement
 
 
 def test_ptq_and_export_are_deterministic(data_pack: Path, tmp_path: Path) -> None:

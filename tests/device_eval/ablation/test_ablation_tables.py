@@ -179,6 +179,26 @@ def test_a_claim_stands_beside_what_was_counted() -> None:
     )
 
 
+def test_a_claim_tells_what_was_measured() -> None:
+    """2.0 / 2.5 of the time in float, 1.1 / 1.0 in int8; what is unsteady or missing says nothing."""
+    latencies = [
+        entry("float32", "LiteRT xnnpack", 9000.0, 2.5),
+        entry("int8", "LiteRT xnnpack", 3000.0, 1.0),
+        entry("int8", "LiteRT builtin", 9000.0, 1.2),
+    ]
+    top1 = {"float32": {**TOP1, "estimate": 80.5}, "int8": {**TOP1, "estimate": 78.0}}
+    relu = cell("relu", {"nonlinearity": "relu"}, 217_000_000, claim="V3, against ReLU everywhere")
+    relu["size"]["files"] = [file("float32", 54.25), file("int8", 8.0)]
+    relu |= {"latency": {"latencies": latencies, "refusals": []}, "accuracy": {"top1": top1}}
+    whole = cell("V3", {}, 217_000_000, latency=LATENCY, accuracy=ACCURACY)
+    (line,) = claims([whole, relu])
+    assert "; measured in LiteRT xnnpack -20 % float32, +10 % int8; " in line
+    assert "; top-1 +0.5 points float32, +2.0 points int8; paper: " in line
+    assert "builtin" not in line
+    relu["latency"]["latencies"][1]["verdict"] = "noisy: drift"
+    assert "measured in LiteRT xnnpack -20 % float32; top-1" in claims([whole, relu])[0]
+
+
 def test_the_curve_takes_the_fastest_int8_file() -> None:
     narrow = {"latencies": [entry("int8 op", "LiteRT xnnpack", 1500.0, 1.0)], "refusals": []}
     cells = [
