@@ -31,6 +31,8 @@ the command runs. Recipes: placement (Table 5, Figure 8), components (Figure 9),
 
     qmnv3 ablate components --data imagenette/ --out runs/components
 
+    qmnv3 ablate placement --data imagenette/ --training-device cuda --out runs/placement
+
     qmnv3 ablate placement --data imagenet/ --out /shared/placement --cluster head:6379
 
     qmnv3 ablate placement --device adb --benchmark-model android_aarch64_benchmark_model --out runs/phone
@@ -49,6 +51,7 @@ def command(
         Path | None, typer.Option(help="Images to train on, with train/ and val/; else no accuracy.")
     ] = None,
     val: Annotated[Path | None, typer.Option(help="Images to judge by, if not DATA/val.")] = None,
+    training_device: Annotated[str, typer.Option(help="Trains: cpu or cuda.")] = "cpu",
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Processes here that build and train cells (default 1).")
     ] = None,
@@ -71,14 +74,18 @@ def command(
     from qmnv3.cli.ablate_config import AblationConfig
     from qmnv3.cli.ablate_job import Ablation, run_ablation
     from qmnv3.cli.bench import find_device
+    from qmnv3.training.distributed import require_device
     from recipes import load_recipe
 
     config = load_recipe(recipe, AblationConfig)
     chosen = _axes(axes, data)
+    if cluster is None:  # whose machines have devices of their own
+        require_device(training_device, "--training-device")
     where = find_device(device, benchmark_model, 180.0)
     trained_on = data if "accuracy" in chosen else None
     plan = Plan(runs=runs, warmup=warmup)
-    ablation = Ablation(config, chosen, out, where, _engine(jobs, cluster), plan, trained_on, val)
+    engine = _engine(jobs, cluster)
+    ablation = Ablation(config, chosen, out, where, engine, plan, trained_on, val, training_device)
     outcome = run_ablation(ablation, Report(note=lambda text: typer.echo(f"note: {text}", err=True)))
     settings: dict[str, object] = {
         "recipe": recipe,

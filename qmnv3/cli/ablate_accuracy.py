@@ -104,8 +104,9 @@ def _train(job: CellJob, work: Path) -> Path:
         initial = work / "initial.safetensors"
         save_checkpoint(initial, loaded.model, loaded.preprocessing)
         resume = (trained / CHECKPOINTS / LAST).is_file()
+        side, device = _side(job), job.training_device
         training = TrainJob(
-            cell.model, initial, job.data, job.val, trained, config, None, _side(job), resume=resume
+            cell.model, initial, job.data, job.val, trained, config, None, side, device, resume
         )
         # Several trainings would draw their progress over one another.
         with (work / "training.log").open("a", encoding="utf-8") as log, redirect_stderr(log):

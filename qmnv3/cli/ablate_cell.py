@@ -19,8 +19,8 @@ Failures = dict[str, str]
 @dataclass(frozen=True)
 class CellJob:
     """What to find out about a cell. `digits` are images for networks that are not trained; `data` is for
-    those that are (None without the accuracy axis), `inputs` what tells images and weights from others.
-    Results go to a folder of the cell's below `out`.
+    those that are (None without the accuracy axis), `training_device` where ("cpu" or "cuda"), `inputs` what
+    tells images and weights from others. Results go to a folder of the cell's below `out`.
 
     Paths are absolute: whatever process takes the job may be in another folder.
     """
@@ -33,6 +33,7 @@ class CellJob:
     data: Path | None = None
     val: Path | None = None
     inputs: Mapping[str, str] = field(default_factory=dict)
+    training_device: str = "cpu"
 
     @property
     def folder(self) -> Path:

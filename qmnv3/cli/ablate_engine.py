@@ -61,7 +61,8 @@ def _start(work: Work, job: CellJob, threads: int) -> tuple[Connection, BaseProc
     # Forked processes hang in torch's threads.
     context = multiprocessing.get_context("spawn")
     receiving, sending = context.Pipe(duplex=False)
-    process = context.Process(target=_run, args=(work, job, threads, sending), daemon=True)
+    # Not a daemon: these may not have the processes that decode images beside a GPU.
+    process = context.Process(target=_run, args=(work, job, threads, sending))
     with signals_held(signal.SIGINT):
         process.start()
     # The pipe ends when the process does.

@@ -28,7 +28,10 @@ _ELSEWHERE = (
 
 @dataclass(frozen=True)
 class Ablation:
-    """What to ablate and how; accuracy needs `data`. `engine` builds and trains cells."""
+    """What to ablate and how; accuracy needs `data`. `engine` builds and trains cells.
+
+    `device` measures latency; `training_device` is "cpu" or "cuda".
+    """
 
     config: AblationConfig
     axes: tuple[Axis, ...]
@@ -38,6 +41,7 @@ class Ablation:
     plan: Plan = field(default_factory=Plan)
     data: Path | None = None
     val: Path | None = None
+    training_device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -88,8 +92,9 @@ def _jobs(ablation: Ablation) -> list[CellJob]:
         folders = {"train": find_images(data, classes=True), "val": find_images(val, classes=True)}
         inputs = {name: listing_sha256(folder) for name, folder in folders.items()}
     config, axes, out = ablation.config, ablation.axes, ablation.out.resolve()
+    given, device = (out / "digits", data, val), ablation.training_device
     return [
-        CellJob(cell, config, axes, out, out / "digits", data, val, {**inputs, **_weights(cell)})
+        CellJob(cell, config, axes, out, *given, {**inputs, **_weights(cell)}, device)
         for cell in cells(config)
     ]
 

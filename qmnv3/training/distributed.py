@@ -50,15 +50,20 @@ _FAILURES = "qmnv3_failures"
 _alone = ContextVar("alone", default=False)
 
 
+def require_device(device: str, option: str = "--device") -> None:
+    """TrainingError, which names the option, unless `device` is "cpu" or a "cuda" that is there."""
+    if device not in ("cpu", "cuda"):
+        raise TrainingError(f"{option} {device}: is not cpu or cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise TrainingError(f"{option} cuda: this torch sees no GPU; leave it out to train on the CPU")
+
+
 def join_world(device: str) -> World:
     """Join the processes torchrun started, or be alone; `device` is "cpu" or "cuda".
 
     TrainingError for a device that is not there.
     """
-    if device not in ("cpu", "cuda"):
-        raise TrainingError(f"--device {device}: is not cpu or cuda")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise TrainingError("--device cuda: this torch sees no GPU; leave it out to train on the CPU")
+    require_device(device)
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         return World(0, 1, device, _restarts() > 0)

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from cell_work import decoding, dying
 from cli_command import ENVIRONMENT, assert_refused, run_main
 from conftest import Cli
-from dying_cells import dying
 from safetensors.torch import load_file
 
 from device_eval.latency import Plan
@@ -25,6 +25,7 @@ from device_eval.latency.structure import structure
 from qmnv3.cli import ablate_job
 from qmnv3.cli.ablate_cell import CellJob
 from qmnv3.cli.ablate_config import AblationConfig, cells
+from qmnv3.cli.ablate_engine import Processes
 from qmnv3.cli.ablate_latency import latency
 from qmnv3.models.checkpoint import save_checkpoint
 from qmnv3.models.network import MobileNet
@@ -150,6 +151,21 @@ def test_a_process_that_dies_fails_its_cell_alone(
     assert (
         "was killed" in failures[f"{CELL}, process"] and "exit code 3" in failures["broken-0.25-32, process"]
     )
+
+
+def test_a_cells_process_may_have_processes_of_its_own(tmp_path: Path) -> None:
+    """As training on a GPU has, to decode images."""
+    config = load_recipe(str(write_recipe(tmp_path / "three.yaml")), AblationConfig)
+    jobs = [CellJob(cell, config, ("size",), tmp_path, tmp_path) for cell in cells(config)[:1]]
+    assert [failed for _, failed in Processes().run(decoding, jobs)] == [{"size": "RELU"}]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_training_device_that_is_not_there(cli: Cli, tmp_path: Path, photos: Path) -> None:
+    given = ("ablate", write_recipe(tmp_path / "three.yaml"), "--data", photos, "--out", tmp_path / "OUT")
+    assert_refused(cli(*given, "--training-device", "gpu"), "--training-device gpu", "cpu or cuda")
+    assert_refused(cli(*given, "--training-device", "cuda"), "--training-device cuda", "sees no GPU")
+    assert not (tmp_path / "OUT").exists()
 
 
 def test_an_interrupted_command_goes_on(tmp_path: Path) -> None:
