@@ -74,7 +74,7 @@ class AblationConfig(_Strict):
     variants: Annotated[tuple[Variant, ...], Field(min_length=1)]
     sizes: Annotated[tuple[Sizes, ...], Field(min_length=1)] = (Sizes(),)
     lowerings: Annotated[tuple[Lowering, ...], Field(min_length=1)] = ("add-mul", "op", "equalized")
-    training_resolution: Side | None = 96
+    training_resolution: Side | None = 64
     training: TrainConfig = TrainConfig()
     calibration: PtqConfig = PtqConfig()
 
