@@ -96,9 +96,14 @@ def _setting(inputs: Inputs, judging: Judging) -> dict[str, Any]:
 
 
 def _is_usable(contender: Contender, inputs: Inputs, out: Path, setting: dict[str, Any]) -> bool:
-    """Whether the contender was done under the same setting; the parent's files must be there, too."""
+    """Whether the contender was done under the same setting, by the same commit if it is ours.
+
+    The parent's files must be there, too.
+    """
     result = _read(out, contender)
     done = result is not None and result["status"] == "done" and result["setting"] == setting
+    if result is not None and contender.distribution == "qmnv3":
+        done = done and result["environment"]["git_commit"] == environment()["git_commit"]
     files = PARENT_FILES if contender.name == PARENT.name else ()
     return done and all((inputs.parent / name).is_file() for name in files)
 

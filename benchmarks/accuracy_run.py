@@ -123,7 +123,8 @@ def _judge(folder: Path, name: str, inputs: Inputs, judging: Judging, python: Pa
     return row
 
 
-def _version(python: Path, distribution: str) -> str:
+def _version(python: Path, distribution: str) -> str | None:
+    """None where the package goes by another name there."""
     program = f"from importlib.metadata import version; print(version({distribution!r}))"
     command = [str(python), "-c", program]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(command, check=False, capture_output=True, text=True).stdout.strip() or None

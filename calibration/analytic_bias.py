@@ -35,10 +35,10 @@ _NODES = np.linspace(-8.0, 8.0, 257)
 
 @dataclass(frozen=True)
 class AnalyticBias:
-    """Layers corrected, and those left alone because no BatchNorm tells their input's mean."""
+    """Layers corrected, and those left to empirical correction: no BatchNorm tells their input's mean."""
 
     corrected: tuple[str, ...]
-    left_alone: tuple[str, ...]
+    empirical: tuple[str, ...]
 
 
 def needs(config: PtqConfig) -> frozenset[Need]:
@@ -61,13 +61,13 @@ def correct(graph: fx.GraphModule) -> AnalyticBias:
     by_name = {site.name: site for site in sites}
     means = expected_values(sites)
     layers = {id(module.layer): module for module in graph.modules() if isinstance(module, QuantWeight)}
-    corrected, left_alone = [], []
+    corrected, empirical = [], []
     for site in sites:
         if site.layer is None:
             continue
         mean = means.get(site.inputs[0])
         if mean is None:
-            left_alone.append(site.name)
+            empirical.append(site.name)
             continue
         factors = by_name[site.inputs[0]].fake_quant.factors
         with fake_quant(graph):
@@ -78,7 +78,7 @@ def correct(graph: fx.GraphModule) -> AnalyticBias:
         else:
             site.layer.bias.sub_(error)
         corrected.append(site.name)
-    return AnalyticBias(tuple(corrected), tuple(left_alone))
+    return AnalyticBias(tuple(corrected), tuple(empirical))
 
 
 def expected_values(sites: tuple[Site, ...]) -> Mapping[str, torch.Tensor]:

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load, save
 from torch import fx
 
+from calibration.analytic_bias import expected_values
 from calibration.config import PtqConfig
 from calibration.frontier import Frontier
 from calibration.progress import Progress, silent
@@ -37,21 +38,24 @@ def needs(config: PtqConfig) -> frozenset[Need]:
 def apply(
     graph: fx.GraphModule, statistics: Statistics, config: PtqConfig, progress: Progress = silent
 ) -> fx.GraphModule:
-    """Correct every layer's bias on the images; scales must be frozen. Layers without a bias get one."""
+    """Correct every layer's bias on the images; scales must be frozen. Layers without a bias get one.
+
+    With the analytic method, those only that no BatchNorm tells enough of.
+    """
     if statistics.share:
         # What the first process found is what all correct, should they differ in the last bits.
         restore_model(graph, load(statistics.share.gather(save(model_state(graph)))[0]))
-    _correct(graph, statistics, progress)
+    _correct(graph, statistics, config, progress)
     return graph
 
 
-def assist(statistics: Statistics) -> None:
+def assist(statistics: Statistics, config: PtqConfig) -> None:
     """Take this process's share in all corrections that the first process makes."""
     assert statistics.share
     while given := statistics.share.gather(b"")[0]:
         graph = copy.deepcopy(statistics.network)
         restore_model(graph, load(given))
-        _correct(graph, statistics, silent)
+        _correct(graph, statistics, config, silent)
 
 
 def dismiss(statistics: Statistics) -> None:
@@ -60,11 +64,13 @@ def dismiss(statistics: Statistics) -> None:
         statistics.share.gather(b"")
 
 
-def _correct(graph: fx.GraphModule, statistics: Statistics, progress: Progress) -> None:
+def _correct(graph: fx.GraphModule, statistics: Statistics, config: PtqConfig, progress: Progress) -> None:
     share = statistics.share
     images, total = (share.images, share.total) if share else (statistics.images, _same)
     sites = read_sites(graph)
-    layers = {id(site.layer): site for site in sites if site.layer is not None}
+    analytic = config.bias_correction.method == "analytic"
+    told = expected_values(sites).keys() if analytic else frozenset[str]()
+    layers = {id(site.layer): site for site in sites if site.layer is not None and site.inputs[0] not in told}
     nodes = list(graph.graph.nodes)
     with (
         Frontier(graph, images) as exact,
@@ -75,7 +81,7 @@ def _correct(graph: fx.GraphModule, statistics: Statistics, progress: Progress) 
             exact.execute(node)
             module = graph.get_submodule(str(node.target)) if node.op == "call_module" else None
             with fake_quant(graph):
-                if isinstance(module, QuantWeight):
+                if isinstance(module, QuantWeight) and id(module.layer) in layers:
                     targets = (stored.load() for stored in exact.values[node])
                     site, outputs = layers[id(module.layer)], quantized.compute(node)
                     correct_bias(module, site, sites, targets, outputs, total)

@@ -52,8 +52,9 @@ class EqualizationConfig(_Strict):
 class BiasCorrectionConfig(_Strict):
     """How biases take back the mean error of quantization (level 3 and up).
 
-    "empirical" compares the quantized network with float on the images; "analytic" needs no images: it
-    expects the inputs that the BatchNorm before a layer promises, and corrects for weight rounding alone.
+    "empirical" compares the quantized network with float on the images. "analytic" expects the inputs that
+    the BatchNorm before a layer promises, and corrects for weight rounding alone; layers without such a
+    promise are corrected empirically.
     """
 
     method: Literal["empirical", "analytic"] = "empirical"

@@ -21,6 +21,7 @@ from torch import fx
 from calibration.config import PtqConfig
 from calibration.cost import gate_us, predicted_us
 from calibration.equalization_candidates import Factors, change_kl, even, without_gate
+from calibration.observers import HARD_SWISH_FLOOR
 from calibration.progress import Progress, silent
 from calibration.range_search import (
     COARSE,
@@ -91,7 +92,7 @@ def apply(
         taken = choice.gate if gate and choice.gate else choice.free
         if choice.kl_before - taken.kl <= least:
             taken = _unscaled(group, choice.kl_before)
-        rows.append(_row(group, choice, taken, statistics))
+        rows.append(_row(group, choice, taken, sites, statistics))
         if taken.form != "none":
             scale(group, taken.factors.outputs, taken.factors.inputs)
     graph.meta[REPORT] = rows
@@ -231,14 +232,20 @@ def _active_share(site: Site, statistics: Statistics) -> torch.Tensor | float:
     return 1.0
 
 
-def _worst_sqnr(group: ScaleGroup, scaling: Factors, statistics: Statistics) -> float | None:
-    """SQNR in dB of the tensor that fares worst, each channel counted alike."""
+def _worst_sqnr(
+    group: ScaleGroup, scaling: Factors, sites: tuple[Site, ...], statistics: Statistics
+) -> float | None:
+    """SQNR in dB of the tensor that fares worst, each channel counted alike; h-swish reads -3 for less."""
     found = []
     for site in group.tensors:
         applied = scaling.outputs
         if scaling.inputs is not None and site in group.hard_swish_inputs:
             applied = scaling.inputs
         channels = statistics.channels(site).scaled(applied)
+        reader = only_hard_swish_reader(site, sites)
+        if reader is not None:
+            gates = gate_factors(reader) if scaling.inputs is not None else gate_factors(reader) * applied
+            channels = channels.above(HARD_SWISH_FLOOR * gates)
         grid = search_tensor(channels, 1.0 / channels.rows.square().mean(0).clamp(min=1e-12), COARSE).qparams
         noise = (fake_quantize(channels.rows, grid) - channels.rows).square().mean(0)
         power = channels.rows.square().mean(0)
@@ -249,7 +256,9 @@ def _worst_sqnr(group: ScaleGroup, scaling: Factors, statistics: Statistics) -> 
     return min(known) if known else None
 
 
-def _row(group: ScaleGroup, choice: _Choice, taken: _Scaling, statistics: Statistics) -> dict[str, Any]:
+def _row(
+    group: ScaleGroup, choice: _Choice, taken: _Scaling, sites: tuple[Site, ...], statistics: Statistics
+) -> dict[str, Any]:
     return asdict(
         EqualizedGroup(
             group.name,
@@ -259,8 +268,8 @@ def _row(group: ScaleGroup, choice: _Choice, taken: _Scaling, statistics: Statis
             taken.form,
             choice.kl_before,
             taken.kl,
-            _worst_sqnr(group, _unscaled(group, 0.0).factors, statistics),
-            _worst_sqnr(group, taken.factors, statistics),
+            _worst_sqnr(group, _unscaled(group, 0.0).factors, sites, statistics),
+            _worst_sqnr(group, taken.factors, sites, statistics),
             choice.gate.kl if choice.gate else None,
             choice.gate_us,
         )

@@ -161,8 +161,9 @@ def algorithms(config: PtqConfig) -> tuple[Algorithm, ...]:
     if mixed_precision.wanted(config.int16):
         steps.append(mixed_precision)
     if config.level >= 3:
-        analytic = config.bias_correction.method == "analytic"
-        steps.append(analytic_bias if analytic else bias_correction)
+        if config.bias_correction.method == "analytic":
+            steps.append(analytic_bias)
+        steps.append(bias_correction)
     if config.level >= 4:
         steps.append(adaround)
     if config.level >= 5:

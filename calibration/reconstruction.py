@@ -132,9 +132,11 @@ def _judges(batches: int) -> range:
 @torch.inference_mode()
 def _judge(paired: Paired, block: Block, fisher: torch.Tensor) -> float:
     """Predicted KL divergence of the block's output as it is."""
-    judges = _judges(paired.batches)
-    pairs = [pair for index, pair in enumerate(paired.pairs(block.end)) if index in judges]
-    losses = [(_loss(block, fisher, *pair).item(), len(pair[0])) for pair in pairs]
+    losses = []
+    for index in _judges(paired.batches):
+        output = paired.quantized(block.end)[index].load()
+        loss = _loss(block, fisher, output, paired.exact(block.end, index))
+        losses.append((loss.item(), len(output)))
     return sum(loss * count for loss, count in losses) / sum(count for _, count in losses)
 
 

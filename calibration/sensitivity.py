@@ -111,7 +111,7 @@ def analyse(
     Raises CalibrationError for fewer than 2 images.
     """
     if statistics.count < 2:
-        raise CalibrationError(f"{statistics.count} image is too few for a sensitivity analysis; give 100")
+        raise CalibrationError(f"{statistics.count} image is too few to measure rounding by; give 100")
     sweep = Sweep(prepared)
     switches = [s for s in read_switches(prepared) if s.kind in kinds and (sites is None or s.site in sites)]
     trials: list[Trial] = [(switch, mode) for mode in MODES if mode in modes for switch in switches]

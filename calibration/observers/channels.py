@@ -27,6 +27,11 @@ class Channels:
         """The statistics of the tensor whose channel c is `factors[c]` > 0 times this one's."""
         return Channels(self.low * factors, self.high * factors, self.rows * factors)
 
+    def above(self, floors: torch.Tensor) -> "Channels":
+        """The statistics where values of channel c below `floors[c]` are as good as that."""
+        low, high, rows = (torch.maximum(values, floors) for values in (self.low, self.high, self.rows))
+        return Channels(low, high, rows)
+
 
 class ChannelObserver:
     """Streams one tensor into `Channels` in constant memory.
@@ -55,17 +60,16 @@ class ChannelObserver:
         rows = torch.take_along_dim(positions, drawn[:, :, None], 1).reshape(-1, channels)
         batches = torch.full((len(rows),), self._seen, dtype=torch.int32)
         self._seen += 1
-        if not len(self._rows):
-            self._low, self._high, self._rows, self._keys, self._batches = low, high, rows, keys, batches
-            return
-        self._low, self._high = torch.minimum(self._low, low), torch.maximum(self._high, high)
-        self._rows, self._keys = torch.cat([self._rows, rows]), torch.cat([self._keys, keys])
-        self._batches = torch.cat([self._batches, batches])
+        if len(self._rows):
+            low, high = torch.minimum(self._low, low), torch.maximum(self._high, high)
+            rows, keys = torch.cat([self._rows, rows]), torch.cat([self._keys, keys])
+            batches = torch.cat([self._batches, batches])
+        self._low, self._high, self._rows, self._keys, self._batches = low, high, rows, keys, batches
         self._limit()
 
     def channels(self) -> Channels:
-        """What was seen so far."""
-        return Channels(self._low, self._high, self._rows)
+        """What was seen so far; the first rows are a sample of all images too."""
+        return Channels(self._low, self._high, self._rows[self._keys.sort(stable=True).indices])
 
     def state(self) -> dict[str, torch.Tensor]:
         """All that was seen."""

@@ -14,27 +14,33 @@ def claims(cells: Sequence[Mapping[str, Any]]) -> list[str]:
     file: latency measured, by the ratios to one and the same file, so that a clock that changed between cells
     does not count (unsteady ones are left out), and top-1.
     """
-    found = []
-    first = next((cell for cell in cells if cell.get("size")), None)
-    for cell in cells:
-        if first is None or not cell.get("claim") or not cell.get("size"):
+    found: list[str] = []
+    for cell in cells[1:]:
+        whole = cells[0]
+        if not cell.get("claim") or (cell["width"], cell["resolution"]) != (
+            whole["width"],
+            whole["resolution"],
+        ):
             continue
-        if (cell["width"], cell["resolution"]) != (first["width"], first["resolution"]):
-            continue
-        whole, without = _compared(first), _compared(cell)
-        madds = (first["size"]["madds"] - cell["size"]["madds"]) / 1e6
         parts = [
-            f"{madds:+.1f} M MAdds{_predicted(whole['float32'], without['float32'])}",
-            *_measured(whole, without),
-            *_top1(whole, without),
-            "paper: "
-            + ", ".join(
-                f"{statement.change:+g} {statement.unit} {statement.quantity}"
-                for statement in statements(cell["claim"])
-            ),
+            *_counted(whole, cell),
+            *_measured(_compared(whole), _compared(cell)),
+            *_top1(_compared(whole), _compared(cell)),
         ]
-        found.append(f"{cell['variant']}: {cell['claim']}: " + "; ".join(parts))
+        said = ", ".join(
+            f"{statement.change:+g} {statement.unit} {statement.quantity}"
+            for statement in statements(cell["claim"])
+        )
+        if parts:
+            found.append(f"{cell['variant']}: {cell['claim']}: {'; '.join(parts)}; paper: {said}")
     return found
+
+
+def _counted(whole: Mapping[str, Any], without: Mapping[str, Any]) -> list[str]:
+    if not whole.get("size") or not without.get("size"):
+        return []
+    madds = (whole["size"]["madds"] - without["size"]["madds"]) / 1e6
+    return [f"{madds:+.1f} M MAdds{_predicted(_compared(whole)['float32'], _compared(without)['float32'])}"]
 
 
 def _compared(cell: Mapping[str, Any]) -> dict[str, Row]:
@@ -59,7 +65,9 @@ def _predicted(whole: Row, without: Row) -> str:
 def _measured(whole: Mapping[str, Row], without: Mapping[str, Row]) -> list[str]:
     changes: dict[str, list[str]] = {}
     for precision, row in whole.items():
-        other = without[precision]
+        other = without.get(precision)
+        if other is None:
+            continue
         for runtime, ratio in (row.ratios or {}).items():
             against = (other.ratios or {}).get(runtime)
             if against and runtime not in row.noisy | other.noisy:
@@ -71,6 +79,6 @@ def _top1(whole: Mapping[str, Row], without: Mapping[str, Row]) -> list[str]:
     changes = [
         f"{row.top1_percent[0] - other[0]:+.1f} points {precision}"
         for precision, row in whole.items()
-        if row.top1_percent and (other := without[precision].top1_percent)
+        if row.top1_percent and precision in without and (other := without[precision].top1_percent)
     ]
     return [f"top-1 {', '.join(changes)}"] if changes else []

@@ -13,8 +13,9 @@ MARKERS = "os^Dv<>pP*X"
 def write_plot(rows: Sequence[Row], path: Path) -> bool:
     """Write an SVG to `path`; False where matplotlib is not installed.
 
-    Left: accuracy against measured latency of the fastest int8 file; predicted latency where none was
-    measured, multiply-adds where accuracy was not. Right: the paper's float networks on a Pixel 1.
+    Left: accuracy against measured latency of the fastest int8 file, in the first runtime that was timed;
+    predicted latency where none was, multiply-adds where accuracy was not measured. Unsteady latencies are
+    left out. Right: the paper's float networks on a Pixel 1.
     """
     try:
         import matplotlib
@@ -32,14 +33,18 @@ def write_plot(rows: Sequence[Row], path: Path) -> bool:
     return True
 
 
-def points(rows: Sequence[Row], *, measured: bool, accuracy: bool) -> dict[str, list[tuple[float, float]]]:
+def points(
+    rows: Sequence[Row], *, runtime: str | None, accuracy: bool
+) -> dict[str, list[tuple[float, float]]]:
     """By curve, (latency in ms, top-1 in % or millions of multiply-adds) of the fastest int8 file of each
-    network, fastest network first; latency is predicted for a Pixel 1 unless `measured`.
+    network, fastest network first; latency is measured in `runtime`, predicted for a Pixel 1 without.
     """
     fastest: dict[tuple[str, float, int], tuple[float, float]] = {}
     for row in rows:
-        predicted = row.predicted.ms if row.predicted else None
-        latency = min((row.measured_ms or {}).values(), default=None) if measured else predicted
+        if runtime is None:
+            latency = row.predicted.ms if row.predicted else None
+        else:
+            latency = None if runtime in row.noisy else (row.measured_ms or {}).get(runtime)
         if accuracy:
             height = row.top1_percent[0] if row.top1_percent else None
         else:
@@ -56,13 +61,13 @@ def points(rows: Sequence[Row], *, measured: bool, accuracy: bool) -> dict[str, 
 
 
 def _ours(axes: Any, rows: Sequence[Row]) -> None:
-    measured = any(row.measured_ms for row in rows)
+    runtime = next((name for row in rows for name in row.measured_ms or ()), None)
     accuracy = any(row.top1_percent for row in rows)
-    curves = points(rows, measured=measured, accuracy=accuracy)
+    curves = points(rows, runtime=runtime, accuracy=accuracy)
     for marker, (curve, found) in zip(MARKERS * (1 + len(curves)), curves.items(), strict=False):
         axes.plot(*zip(*found, strict=True), marker=marker, label=curve)
     axes.set_title("qmnv3, int8")
-    axes.set_xlabel("measured ms, fastest lowering" if measured else _predicted_label(rows))
+    axes.set_xlabel(f"ms in {runtime}, fastest lowering" if runtime else _predicted_label(rows))
     axes.set_ylabel("top-1 %" if accuracy else "million multiply-adds")
     _finish(axes, bool(curves))
 

@@ -3,6 +3,7 @@
 import importlib
 import io
 import os
+import signal
 import sys
 from functools import cache
 
@@ -44,7 +45,9 @@ COMMANDS: dict[str, str] = {
 GROUPS: dict[str, str] = {"weights": "qmnv3.cli.weights"}
 
 
+# Exit codes of commands that a signal ended, and what is said then.
 INTERRUPTED = 130
+_ENDED = {INTERRUPTED: "interrupted", 128 + signal.SIGTERM: "terminated"}
 
 
 def _version(value: bool) -> None:
@@ -65,6 +68,8 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A file name need not be Unicode, nor the terminal able to show all of it.
         sys.stdout.reconfigure(errors="backslashreplace")
+    # An exit like any other: temporary files go, and what lies on a phone.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         _register()
         app()
@@ -72,8 +77,8 @@ def main() -> None:
         fail("interrupted", INTERRUPTED)
     except SystemExit as exit_:
         # Typer turns Ctrl-C into this exit without a word.
-        if exit_.code == INTERRUPTED:
-            fail("interrupted", INTERRUPTED)
+        if isinstance(exit_.code, int) and exit_.code in _ENDED:
+            fail(_ENDED[exit_.code], exit_.code)
         raise
     except QmnError as error:
         fail(str(error), error.exit_code)

@@ -74,13 +74,15 @@ def command(
     from qmnv3.cli.ablate_config import AblationConfig
     from qmnv3.cli.ablate_job import Ablation, run_ablation
     from qmnv3.cli.bench import find_device
+    from qmnv3.errors import DataError
     from qmnv3.training.distributed import require_device
     from recipes import load_recipe
 
     config = load_recipe(recipe, AblationConfig)
+    if val is not None and data is None:
+        raise DataError(f"--val {val}: is for networks trained on --data; give it too")
     chosen = _axes(axes, data)
-    if cluster is None:  # whose machines have devices of their own
-        require_device(training_device, "--training-device")
+    require_device(training_device, "--training-device", elsewhere=cluster is not None)
     where = find_device(device, benchmark_model, 180.0)
     trained_on = data if "accuracy" in chosen else None
     plan = Plan(runs=runs, warmup=warmup)
@@ -91,6 +93,10 @@ def command(
         "recipe": recipe,
         "axes": list(chosen),
         "data": trained_on and str(trained_on),
+        "val": val and str(val),
+        "training_device": training_device,
+        "runs": runs,
+        "warmup": warmup,
         "device": outcome.device,
     }
     _report(outcome, settings, config.model_dump(mode="json"), out)

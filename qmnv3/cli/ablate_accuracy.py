@@ -79,19 +79,26 @@ def _measure(job: CellJob, work: Path) -> Result:
     without_gates = calibration.equalization.model_copy(update={"max_slowdown": 0.0})
     plain = calibration.model_copy(update={"equalization": without_gates})
     equalized = calibration.model_copy(update={"level": max(calibration.level, 2)})
-    start = PtqJob(job.cell.model, _train(job, work), job.data, work, plain)
+    # What training left out must not fail what follows.
+    start = PtqJob(job.cell.model, _train(job, work), job.data, work, plain, skip_bad=True)
     parent, *others = export_forms(start, equalized, job.config.lowerings, work / "files")
     folder = find_images(job.val, classes=True)
     float32 = make_subject(open_model(parent.path, "xnnpack"), folder)
     top1, differences = dict[str, Result](), dict[str, Result]()
     for exported in others:
-        result = evaluate(folder, make_subject(open_model(exported.path, "xnnpack"), folder), float32)
+        this = make_subject(open_model(exported.path, "xnnpack"), folder)
+        result = evaluate(folder, this, float32, skip_bad=True)
         assert result.other is not None and result.comparison is not None
         top1[FLOAT] = _percent(asdict(result.other.top1))
         top1[exported.form] = _percent(asdict(result.this.top1))
         differences[exported.form] = _percent(asdict(result.comparison.difference))
-    images = len(result.paths)
-    return {"resolution": _side(job), "images": images, "top1": top1, "int8_minus_float": differences}
+    return {
+        "resolution": _side(job),
+        "images": len(result.paths),
+        "skipped": [str(path) for path in result.skipped.paths],
+        "top1": top1,
+        "int8_minus_float": differences,
+    }
 
 
 def _train(job: CellJob, work: Path) -> Path:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from device_eval.latency import Plan, benchmark
 from device_eval.latency.result import Device, Report
@@ -20,7 +21,8 @@ def latency(
 ) -> Result:
     """Time the cell's files, and in turns with them the first int8 file of `baseline`; ratios are to it.
 
-    What was noisy when it was measured before is measured again. `identity` is the device's.
+    What was noisy when it was measured before, that baseline included, is measured again. `identity` is the
+    device's.
     """
     files = {job.folder / file["file"]: file["form"] for file in size(job)["files"]}
     reference = None
@@ -37,8 +39,10 @@ def latency(
     def measure() -> Result:
         extra = [] if reference is None or reference in files else [reference]
         measured = benchmark([*extra, *files], plan, device, report)
-        first = {entry.runtime: entry.p50_us for entry in measured.latencies if entry.path == reference}
-        taken = [entry for entry in measured.to_json()["latencies"] if Path(entry["path"]) in files]
+        entries = measured.to_json()["latencies"]
+        compared = [entry for entry in entries if Path(entry["path"]) == reference]
+        first = {entry["runtime"]: entry["p50_us"] for entry in compared if not _is_noisy(entry)}
+        taken = [entry for entry in entries if Path(entry["path"]) in files]
         for entry in taken:
             entry["form"] = files[Path(entry["path"])]
             entry["ratio"] = entry["p50_us"] / first[entry["runtime"]] if entry["runtime"] in first else None
@@ -49,11 +53,19 @@ def latency(
             for r in measured.measurement.refusals
             if r.path in files
         ]
-        conditions = dict(measured.measurement.conditions)
-        return {"latencies": taken, "refusals": refusals, "conditions": conditions}
+        return {
+            "latencies": taken,
+            "noisy_baseline": any(map(_is_noisy, compared)),
+            "refusals": refusals,
+            "conditions": dict(measured.measurement.conditions),
+        }
 
     return Record(job.folder, "latency", settings).read_or_make(measure, _noisy)
 
 
 def _noisy(result: Result) -> bool:
-    return any(entry["verdict"].startswith("noisy") for entry in result["latencies"])
+    return result["noisy_baseline"] or any(map(_is_noisy, result["latencies"]))
+
+
+def _is_noisy(entry: Mapping[str, Any]) -> bool:
+    return bool(entry["verdict"].startswith("noisy"))

@@ -20,7 +20,8 @@ _REACH_S = 5.0
 class RayCluster:
     """A cluster's address, or "local" for one of this machine alone, started and ended with the work.
 
-    Cells take a CPU each. A worker process takes one cell and ends, as in `Processes`.
+    Cells take a CPU each, and a GPU if they train on one. A worker process takes one cell and ends, as in
+    `Processes`.
     """
 
     address: str
@@ -37,7 +38,8 @@ class RayCluster:
         ray = _connect(self.address)
         try:
             task = ray.remote(max_retries=0, max_calls=1)(work)
-            submitted = {task.remote(job): job for job in jobs}
+            gpus = {"cpu": 0, "cuda": 1}
+            submitted = {task.options(num_gpus=gpus[job.training_device]).remote(job): job for job in jobs}
             waiting = list(submitted)
             while waiting:
                 ended, waiting = ray.wait(waiting)

@@ -114,7 +114,7 @@ def run_ptq(job: PtqJob, progress: Progress = silent, world: World = ALONE) -> P
     observed = observe(loaded.model, loaded.preprocessing, photos, configs, progress, share)
     photos.leave_out_what_others_skipped()
     if not world.leads:
-        bias_correction.assist(observed.statistics)
+        bias_correction.assist(observed.statistics, config)
         return None
     if job.target_drop is None:
         result = quantize(observed, config, progress, partial)
@@ -128,13 +128,14 @@ def run_ptq(job: PtqJob, progress: Progress = silent, world: World = ALONE) -> P
         metadata = replace(metadata, labels=folder.classes)
         int8, float32 = replace(int8, metadata=metadata), replace(float32, metadata=metadata)
     cost = int16_cost(int8)
-    warnings = _warnings(job, result, photos)
+    skipped = [*photos.skipped, *unseen.skipped]
+    warnings = _warnings(job, result, skipped)
     provenance = {
         "command": "ptq",
         "model": job.model,
         "weights": fingerprint(job.weights),
         "calibration_images": str(job.images),
-        "skipped_images": [str(path) for path in photos.skipped],
+        "skipped_images": [str(path) for path in skipped],
         "recipe": config.model_dump(),
         "target_drop": job.target_drop,
         "threads": torch.get_num_threads(),
@@ -224,20 +225,23 @@ def load(job: PtqJob) -> LoadedModel:
     )
 
 
-def _warnings(job: PtqJob, result: Calibration, photos: Photos) -> list[str]:
+def _warnings(job: PtqJob, result: Calibration, skipped: Sequence[Path]) -> list[str]:
     lines = []
     if result.images < job.config.images:
         lines.append(f"{job.images}: only {result.images} of the {job.config.images} images asked for")
-    if photos.skipped:
-        names = ", ".join(path.name for path in photos.skipped[:3])
-        lines.append(f"{len(photos.skipped)} images could not be read and were left out: {names}")
-    lines += result.coverage
+    lines += [*of_skipped(skipped), *result.coverage]
     if result.floored:
         names = ", ".join(f.site for f in result.floored[:3])
         lines.append(
             f"tensors that are (nearly) always 0 on these images: {names} ({len(result.floored)} in all)"
         )
     return lines
+
+
+def of_skipped(skipped: Sequence[Path]) -> list[str]:
+    """A line on images that could not be read, if there are any."""
+    names = ", ".join(path.name for path in skipped[:3])
+    return [f"{len(skipped)} images could not be read and were left out: {names}"] if skipped else []
 
 
 def fingerprint(weights: Path | None) -> dict[str, str] | None:

@@ -7,7 +7,7 @@ import typer
 
 if TYPE_CHECKING:
     from calibration.logit_errors import Interval
-    from calibration.sensitivity import Analysis, Sensitivity
+    from calibration.sensitivity import Analysis, Mode, Sensitivity
 
 EXAMPLES = """
 Measure which tensors and weights a network loses accuracy by: each rounded alone, and each left out.
@@ -66,7 +66,10 @@ def command(
 
     config = load_recipe(recipe, PtqConfig, images=images, seed=seed)
     job = PtqJob(model, weights, calib, out, config, skip_bad, drop_background, width, resolution)
-    analysis = run_sensitivity(job, ("one", "all_but_one") if mode == "both" else (mode,), progress)
+    modes: tuple[Mode, ...] = ("one", "all_but_one") if mode == "both" else (mode,)
+    analysis, warnings = run_sensitivity(job, modes, progress)
+    for warning in warnings:
+        typer.echo(f"warning: {warning}", err=True)
     console = table_console()
     for name, title in (("one", "rounded alone"), ("all_but_one", "left out of the fully rounded network")):
         rows = [row for row in analysis.rows if row.mode == name]

@@ -7,7 +7,7 @@ from calibration.config import PtqConfig
 from calibration.progress import Progress, silent
 from calibration.ptq import calibrate
 from calibration.sensitivity import Analysis, Mode, analyse
-from qmnv3.cli.ptq_job import Photos, PtqJob, fingerprint, load
+from qmnv3.cli.ptq_job import Photos, PtqJob, fingerprint, load, of_skipped
 from qmnv3.cli.sensitivity_plot import plot
 from qmnv3.data.folder import find_images, sample
 from qmnv3.environment import environment
@@ -19,9 +19,12 @@ from qmnv3.files import atomic_files, write_json
 HIGHEST_LEVEL = 2
 
 
-def run_sensitivity(job: PtqJob, modes: Collection[Mode], progress: Progress = silent) -> Analysis:
+def run_sensitivity(
+    job: PtqJob, modes: Collection[Mode], progress: Progress = silent
+) -> tuple[Analysis, list[str]]:
     """Measure `job.model` and write `sensitivity.json` and `sensitivity.svg` into `job.out`.
 
+    Returns what is wrong with the images too, a line each.
     Raises a QmnError for anything wrong with the model, the weights or the images; then nothing is written.
     """
     _check_out(job.out)
@@ -32,10 +35,15 @@ def run_sensitivity(job: PtqJob, modes: Collection[Mode], progress: Progress = s
     photos = Photos(folder, loaded.preprocessing, config.batch_size, chosen, job.skip_bad)
     calibration = calibrate(loaded.model, loaded.preprocessing, photos, config, progress)
     analysis = analyse(calibration.model, calibration.statistics, modes=modes, progress=progress)
+    warnings = [*of_skipped(photos.skipped), *calibration.coverage]
+    provenance = _provenance(job, config) | {
+        "skipped_images": [str(path) for path in photos.skipped],
+        "warnings": warnings,
+    }
     with atomic_files(job.out) as folder_out:
-        write_json(folder_out / "sensitivity.json", analysis.to_json() | _provenance(job, config))
+        write_json(folder_out / "sensitivity.json", analysis.to_json() | provenance)
         (folder_out / "sensitivity.svg").write_text(plot(analysis.rows), encoding="utf-8")
-    return analysis
+    return analysis, warnings
 
 
 def _provenance(job: PtqJob, config: PtqConfig) -> dict[str, object]:

@@ -50,11 +50,11 @@ _FAILURES = "qmnv3_failures"
 _alone = ContextVar("alone", default=False)
 
 
-def require_device(device: str, option: str = "--device") -> None:
-    """TrainingError, which names the option, unless `device` is "cpu" or a "cuda" that is there."""
+def require_device(device: str, option: str = "--device", *, elsewhere: bool = False) -> None:
+    """TrainingError naming the option, unless `device` is "cpu" or "cuda", and here if not `elsewhere`."""
     if device not in ("cpu", "cuda"):
         raise TrainingError(f"{option} {device}: is not cpu or cuda")
-    if device == "cuda" and not torch.cuda.is_available():
+    if device == "cuda" and not elsewhere and not torch.cuda.is_available():
         raise TrainingError(f"{option} cuda: this torch sees no GPU; leave it out to train on the CPU")
 
 

@@ -89,7 +89,7 @@ def test_mean_output_of_rounded_weights_is_float_again(activation: nn.Module, se
     before = mean_error()
     report = correct(prepared)
     assert report.corrected == ("second",)
-    assert report.left_alone == ("first",)
+    assert report.empirical == ("first",)
     assert mean_error() < 0.05 * before
 
 
@@ -108,10 +108,10 @@ def test_equalization_scales_the_expected_input() -> None:
     torch.testing.assert_close(scaled.layer.bias, expected, atol=1e-6, rtol=1e-5)
 
 
-def test_what_no_batch_norm_promises_is_left_alone_and_counted() -> None:
+def test_what_no_batch_norm_promises_is_named() -> None:
     report = correct(prepare(randomize(TinyNet()), Preprocessing(32, 32)))
     # Read the image, the SE gate's product, and tensors after it; head.0 reads a residual sum's mean.
-    assert report.left_alone == ("stem.0", "se.expand", "project.0")
+    assert report.empirical == ("stem.0", "se.expand", "project.0")
     assert report.corrected == ("expand.0", "depthwise.0", "se.reduce", "head.0", "head.4")
     assert not correct(prepare(TinyNet().eval(), Preprocessing(32, 32))).corrected
 
@@ -122,7 +122,24 @@ def test_recipe_chooses_the_method() -> None:
     result = calibrate(randomize(TinyNet()), Preprocessing(32, 32), lambda: [images], config)
     report = result.to_json()["analytic_bias"]
     assert len(report["corrected"]) == 5
-    assert len(report["left_alone"]) == 3
+    assert len(report["empirical"]) == 3
+
+
+def test_what_no_batch_norm_promises_is_corrected_on_the_images() -> None:
+    """The rest keeps the bias that the promise gives, and what is corrected meets float on average."""
+    images = np.random.default_rng(0).standard_normal((64, 32, 32, 3), np.float32)
+    net = randomize(TinyNet())
+    # The same equalization with and without bias correction.
+    given = {"bias_correction": {"method": "analytic"}, "equalization": {"always": True}, "batch_size": 64}
+    config = PtqConfig.model_validate(given)
+    result = calibrate(net, Preprocessing(32, 32), lambda: [images], config)
+    level2 = calibrate(net, Preprocessing(32, 32), lambda: [images], config.model_copy(update={"level": 2}))
+    expected = copy.deepcopy(level2.model)
+    correct(expected)
+    for site, promised in zip(read_sites(result.model), read_sites(expected), strict=True):
+        if site.layer is not None:
+            same = torch.equal(site.layer.bias, promised.layer.bias)
+            assert same == (site.name not in ("stem.0", "se.expand", "project.0"))
 
 
 def test_real_weights_per_tensor_lose_less(data_pack: Path) -> None:

@@ -93,6 +93,19 @@ def test_the_number_of_rows_is_bounded() -> None:
     assert len(observed(1, 16)) == 8 * 16
 
 
+def test_the_first_rows_are_of_all_images_however_these_came() -> None:
+    """Searches look at the first rows only. One batch of 32 images, and 8 batches of 4."""
+    maps = torch.arange(32 * 256, dtype=torch.float32).reshape(32, 1, 16, 16).expand(32, 512, 16, 16)
+    for batches in (maps.split(32), maps.split(4)):
+        observer = ChannelObserver(0, 64)
+        for batch in batches:
+            observer.update(batch)
+        rows = observer.channels().rows
+        assert len(rows) == 512
+        images = np.bincount((rows[:128, 0] // 256).int().numpy(), minlength=32)
+        assert stats.chisquare(images).pvalue > 1e-3
+
+
 def test_what_else_is_collected_does_not_matter(network: fx.GraphModule) -> None:
     alone, together = (collect(network, source(8, 4), needs) for needs in (CHANNELS, BOTH))
     assert not alone.has_fisher and together.has_fisher

@@ -184,7 +184,7 @@ def test_others_assist_the_first_in_correcting_biases(net: nn.Module) -> None:
     def work(rank: int, gather: Callable[[bytes], list[bytes]]) -> State:
         found = observed(net, share_of(rank, 2, gather))
         if rank:
-            bias_correction.assist(found.statistics)
+            bias_correction.assist(found.statistics, CONFIG)
             return {}
         twice = [model_state(quantize(found, CONFIG).model) for _ in range(2)]
         bias_correction.dismiss(found.statistics)

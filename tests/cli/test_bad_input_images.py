@@ -108,6 +108,12 @@ def test_damaged_image_is_named(cli: Cli, tmp_path: Path, damaged: Path, run: Pa
         assert_refused(done, text, "--skip-bad")
 
 
+def test_skip_bad_counts_images_held_out_too(cli: Cli, tmp_path: Path, damaged: Path) -> None:
+    done = ptq(cli, damaged, tmp_path / "RUN", "--images", 5, "--skip-bad", "--target-drop", 100)
+    assert done.code == 0 and "3 images could not be read and were left out" in done.stderr
+    assert len(json.loads((tmp_path / "RUN" / "run.json").read_text())["skipped_images"]) == 3
+
+
 def test_skip_bad_counts_damaged_images(cli: Cli, tmp_path: Path, damaged: Path, run: Path) -> None:
     done = ptq(cli, damaged, tmp_path / "RUN", "--images", 9, "--skip-bad")
     assert done.code == 0 and "3 images could not be read and were left out" in done.stderr

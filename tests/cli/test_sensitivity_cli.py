@@ -1,6 +1,7 @@
 """`qmnv3 sensitivity` and int16 in `qmnv3 ptq`, by the real command."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
@@ -37,6 +38,21 @@ def test_files_and_table(cli: Cli, given: tuple[object, ...], tmp_path: Path) ->
     }
     texts = {t.text for t in ElementTree.parse(tmp_path / "s" / "sensitivity.svg").iter(f"{SVG}text")}
     assert names <= texts
+
+
+def test_what_is_wrong_with_the_images_is_said(
+    cli: Cli, given: tuple[object, ...], photos: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "photos"
+    shutil.copytree(photos, folder)
+    next(path for path in sorted(folder.rglob("*")) if path.is_file()).write_bytes(b"no image")
+    given = (*given[:-1], folder)
+    done = cli("sensitivity", *given, "--out", tmp_path / "s", "--mode", "one", "--skip-bad")
+    assert done.code == 0, done.stderr
+    assert "warning: 1 images could not be read and were left out" in done.stderr
+    found = json.loads((tmp_path / "s" / "sensitivity.json").read_text())
+    assert len(found["skipped_images"]) == 1
+    assert any("calibration images" in line or "images" in line for line in found["warnings"][1:])
 
 
 def test_one_mode_alone(cli: Cli, given: tuple[object, ...], tmp_path: Path) -> None:

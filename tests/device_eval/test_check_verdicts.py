@@ -33,7 +33,7 @@ def test_less_time_is_better() -> None:
 
 
 def test_what_was_published() -> None:
-    """Large: 75.2 to 73.8, 66 to 57 ms; released 75.2 to 73.9, 51.2 to 44 ms (issue and README of slim)."""
+    """Large: 75.2 to 73.8, 66 to 57 ms; released 75.2 to 73.9, 51.2 to 44 ms (README of slim)."""
     paper, release = published("large")
     assert paper.top1_percent == (75.2, 73.8) and paper.latency_ms[0] == (66, 57)
     assert paper.change_points == pytest.approx(-1.4)

@@ -20,7 +20,7 @@ from qmnv3.models.weights import load_model
 from qmnv3.quant.fake_quant import FakeQuantize, activation_sites, fake_quant
 from qmnv3.reference import run
 
-# The issue's bounds: mean logit difference in output steps, share of equal top-1.
+# The bounds aimed at: mean logit difference in output steps, share of equal top-1.
 MEAN_LSB, AGREEMENT = 1.0, 0.98
 
 
@@ -100,7 +100,7 @@ def fake_quant_logits(network: Quantized, images: list[np.ndarray], dtype: torch
 def test_fake_quant_model_end_to_end(
     subject: tuple[Quantized, list[np.ndarray]], reference_logits: np.ndarray
 ) -> None:
-    """Bounds are what amplified ties leave (see above and the next test), not the issue's 1 LSB and 98 %."""
+    """Bounds are what amplified ties leave (see above and the next test), not 1 LSB and 98 %."""
     network, images = subject
     check(fake_quant_logits(network, images, torch.float32), reference_logits, 2.0, 0.93)
 

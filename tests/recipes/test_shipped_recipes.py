@@ -3,12 +3,14 @@
 from pathlib import Path
 
 import pytest
+from torch import nn
 
 from calibration.config import PtqConfig
 from device_eval.paper.table5 import TABLE5
 from device_eval.paper.table9 import TABLE9
 from qmnv3.cli.ablate_config import AblationConfig, cells
 from qmnv3.errors import RecipeError
+from qmnv3.models.network import build_model
 from qmnv3.qat.config import QatConfig
 from qmnv3.training.config import TrainConfig
 from recipes import list_recipes, load_recipe
@@ -83,6 +85,17 @@ def test_the_multipliers_and_resolutions_are_table_9s() -> None:
     assert sorted(along) == [96, 128, 160, 192, 224, 256]
     across = [cell.width for cell in found if "V3-Small, widths" in cell.curves]
     assert sorted(across) == [0.35, 0.5, 0.75, 1.0, 1.25]
+
+
+@pytest.mark.parametrize("place", ["16", "80", "112"])
+def test_swish_is_where_h_swish_is(place: str) -> None:
+    variants = load_recipe("placement", AblationConfig).variants
+    sites = {}
+    for kind, module in (("hswish", nn.Hardswish), ("swish", nn.SiLU)):
+        variant = next(v for v in variants if v.name.removeprefix("V3-") == f"{kind}@{place}")
+        network = build_model(variant.model, **variant.options)
+        sites[kind] = [name for name, found in network.named_modules() if isinstance(found, module)]
+    assert sites["swish"] == sites["hswish"] != []
 
 
 def test_the_placements_hold_table_5s() -> None:

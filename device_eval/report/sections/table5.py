@@ -52,7 +52,8 @@ def _is_placement(cell: AblationCell) -> bool:
     """V3-Large as in the table, but for where it has which nonlinearity."""
     nonlinearity = cell.options.get("nonlinearity", "paper")
     widths = {row.width for row in TABLE5 if row.nonlinearity == nonlinearity} | {1.0}
-    network = (cell.model, cell.resolution) == ("large", 224) and not set(cell.options) - {"nonlinearity"}
+    only = not set(cell.options) - {"nonlinearity", "activations"}
+    network = (cell.model, cell.resolution) == ("large", 224) and only
     return network and cell.width in widths
 
 

@@ -172,6 +172,7 @@ def test_a_claim_stands_beside_what_was_counted() -> None:
     """Without the component 227 M multiply-adds, with it 217; the predictions are a quarter of that in ms."""
     without = cell("stem-32", {"stem_width": 32}, 227_000_000, claim="stem of 16 filters, not 32")
     (line,) = claims([cell("V3", {}, 217_000_000), without])
+    assert claims([{**cell("V3", {}, 217_000_000), "size": None}, without]) == []
     assert line == (
         "stem-32: stem of 16 filters, not 32: -10.0 M MAdds, -2.5 ms (-4 %) predicted "
         "(median, worst error of a network: 2.8, 9.7 %); "
@@ -195,6 +196,8 @@ def test_a_claim_tells_what_was_measured() -> None:
     assert "; measured in LiteRT xnnpack -20 % float32, +10 % int8; " in line
     assert "; top-1 +0.5 points float32, +2.0 points int8; paper: " in line
     assert "builtin" not in line
+    trained = ({**one, "size": None, "latency": None} for one in (whole, relu))
+    assert ": top-1 +0.5 points float32, +2.0 points int8; paper: " in claims(list(trained))[0]
     relu["latency"]["latencies"][1]["verdict"] = "noisy: drift"
     assert "measured in LiteRT xnnpack -20 % float32; top-1" in claims([whole, relu])[0]
 
@@ -206,15 +209,15 @@ def test_the_curve_takes_the_fastest_int8_file() -> None:
         cell("V3", {}, 69_000_000, 0.5, latency=narrow),
     ]
     rows = rows_of(cells)
-    assert points(rows, measured=True, accuracy=False) == {"V3": [(1.5, 69.0), (3.3, 217.0)]}
-    assert points(rows, measured=True, accuracy=True) == {"V3": [(3.3, 80.0)]}
-    assert points(rows, measured=False, accuracy=False) == {"V3": [(9.0, 69.0), (9.0, 217.0)]}
+    assert points(rows, runtime="LiteRT xnnpack", accuracy=False) == {"V3": [(1.5, 69.0), (3.3, 217.0)]}
+    assert points(rows, runtime="LiteRT xnnpack", accuracy=True) == {"V3": [(3.3, 80.0)]}
+    assert points(rows, runtime=None, accuracy=False) == {"V3": [(9.0, 69.0), (9.0, 217.0)]}
 
 
 def test_a_network_may_be_on_several_curves() -> None:
     both = {**cell("V3", {}, 217_000_000), "curves": ["widths", "resolutions"]}
     narrow = {**cell("V3", {}, 69_000_000, 0.5), "curves": ["widths"]}
-    assert points(rows_of([both, narrow]), measured=False, accuracy=False) == {
+    assert points(rows_of([both, narrow]), runtime=None, accuracy=False) == {
         "widths": [(9.0, 69.0), (9.0, 217.0)],
         "resolutions": [(9.0, 217.0)],
     }
