@@ -10,7 +10,8 @@ One HTML page that needs no network: verdicts, accuracy, latency, tensors, sensi
 sites, time per operation, the paper's tables beside, and where everything came from.
 
 Shows what it is given and measures nothing itself: RUN folders, .tflite and .onnx files, and what `eval`,
-`bench`, `sensitivity`, `predict` and `lint` wrote as JSON. Equal inputs give equal bytes (docs/report.md).
+`bench`, `sensitivity`, `predict`, `lint`, `check` and `ablate` wrote as JSON. Equal inputs give equal bytes
+(docs/report.md).
 
 **Examples**
 

@@ -13,7 +13,8 @@ DEAD_SPAN = 1e-5
 """A range this narrow is a converter's stand-in for "always 0" (TFLiteConverter writes 2e-6)."""
 
 COARSE_RATIO = 1.001
-"""One step of the exact integer result per output step; a file that floors its scales there has exactly 1."""
+"""One step of the exact integer result per output step; a file that floors its scales by its largest
+weight scale has exactly 1."""
 
 FEW_LEVELS = 16
 
