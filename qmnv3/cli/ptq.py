@@ -1,5 +1,6 @@
 """`qmnv3 ptq`: quantize a float model on a folder of images."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -7,6 +8,7 @@ import typer
 
 if TYPE_CHECKING:
     from calibration.ladder import Climb
+    from qmnv3.cli.ptq_job import PtqJob
 
 EXAMPLES = """
 Quantize a float model to int8 on a folder of images, without training.
@@ -97,20 +99,21 @@ def command(
     for line in result.warnings:
         typer.echo(f"warning: {line}", err=True)
     if result.climb is not None:
-        _print_rungs(result.climb, target_drop or 0.0)
+        _print_rungs(result.climb, target_drop or 0.0, job)
     typer.echo(result.summary())
 
 
-def _print_rungs(climb: "Climb", target: float) -> None:
+def _print_rungs(climb: "Climb", target: float, job: "PtqJob") -> None:
     from qmnv3.cli.inspect_tables import rungs
     from qmnv3.cli.options import table_console
 
     table = rungs(climb.to_json())
     table_console(table).print(table)
     if not climb.reached:
+        run, photos = shlex.quote(str(job.out)), shlex.quote(str(job.images))
         typer.echo(
             f"no rung meets --target-drop {target}; kept level {climb.config.level}, whose estimated drop is "
-            "least. Quantization-aware training can go further."
+            f"least; training can go further: qmnv3 qat --model {job.model} --start {run} --data {photos}"
         )
 
 

@@ -2,12 +2,19 @@
 
 import json
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
 from cli_command import assert_refused, untouched
 from conftest import Cli
 from safetensors.torch import save_file
+
+from calibration.config import PtqConfig
+from calibration.ladder import Climb, Fidelity, Rung
+from calibration.ptq import Calibration
+from qmnv3.cli.ptq import _print_rungs
+from qmnv3.cli.ptq_job import PtqJob
 
 GIVEN = ("--model", "user_nets:tiny")
 
@@ -67,6 +74,15 @@ def test_target_drop_prints_and_saves_the_rungs(
     assert rung["level"] == 0
     assert rung["fidelity"]["images"] == 1
     assert "rungs, judged on 1 held-out images" in cli("inspect", out).stdout
+
+
+def test_a_target_that_no_rung_meets_suggests_training(capsys: pytest.CaptureFixture[str]) -> None:
+    rung = Rung(0, "min-max", 1.5, Fidelity(8, 0.5, 0.25, 3.0, 1.0, 5.0))
+    climb = Climb((rung,), cast(Calibration, None), PtqConfig(level=0), reached=False)
+    _print_rungs(climb, 0.5, PtqJob("small", None, Path("my photos"), Path("RUN"), PtqConfig()))
+    printed = capsys.readouterr().out
+    assert "no rung meets --target-drop 0.5; kept level 0" in printed
+    assert printed.endswith("qmnv3 qat --model small --start RUN --data 'my photos'\n")
 
 
 def test_finished_blocks_are_kept_until_the_run_is_written(
