@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,9 @@ class Finished:
     code: int
     stdout: str
     stderr: str
+
+
+Cli = Callable[..., Finished]
 
 
 def run_main(*arguments: object) -> int:

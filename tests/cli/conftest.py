@@ -1,16 +1,13 @@
 """A small RUN, its exported files and a folder of photos for it, made once by the real command."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import user_nets
-from cli_command import MODEL, Finished, run_main, spawn
+from cli_command import MODEL, Cli, Finished, run_main, spawn
 from PIL import Image
 from safetensors.torch import save_file
-
-Cli = Callable[..., Finished]
 
 
 @pytest.fixture

@@ -15,8 +15,7 @@ import pytest
 import torch
 import yaml
 from cell_work import decoding, dying
-from cli_command import ENVIRONMENT, assert_refused, run_main
-from conftest import Cli
+from cli_command import ENVIRONMENT, Cli, assert_refused, run_main
 from safetensors.torch import load_file
 
 from device_eval.latency import Plan

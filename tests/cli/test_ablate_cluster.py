@@ -9,8 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from cli_command import assert_refused, run_main
-from conftest import Cli
+from cli_command import Cli, assert_refused, run_main
 from test_ablate import CELL, RECIPE, dying, mtimes, write_recipe
 
 from device_eval.latency.host import Host

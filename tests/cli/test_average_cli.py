@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cli_command import assert_refused, image_batch, untouched
-from conftest import Cli
+from cli_command import Cli, assert_refused, image_batch, untouched
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 

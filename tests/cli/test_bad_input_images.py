@@ -6,8 +6,7 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
-from cli_command import assert_refused, spawn, untouched
-from conftest import Cli
+from cli_command import Cli, assert_refused, spawn, untouched
 from PIL import Image
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -9,8 +9,7 @@ import flatbuffers
 import onnx
 import pytest
 from ai_edge_litert import schema_py_generated as schema
-from cli_command import assert_refused, untouched
-from conftest import Cli
+from cli_command import Cli, assert_refused, untouched
 from onnx import helper
 
 DAMAGE: dict[str, Callable[[bytes], bytes]] = {

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cli_command import assert_refused, untouched
-from conftest import Cli
+from cli_command import Cli, assert_refused, untouched
 from safetensors.torch import save_file
 
 from qmnv3.models.network import build_model

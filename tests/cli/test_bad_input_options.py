@@ -3,8 +3,7 @@
 from pathlib import Path
 
 import pytest
-from cli_command import assert_refused, spawn, untouched
-from conftest import Cli
+from cli_command import Cli, assert_refused, spawn, untouched
 
 from recipes import list_recipes
 

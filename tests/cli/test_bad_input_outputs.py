@@ -15,8 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from cli_command import ENVIRONMENT, Finished, assert_refused, spawn, untouched
-from conftest import Cli
+from cli_command import ENVIRONMENT, Cli, Finished, assert_refused, spawn, untouched
 
 # The first file of either format is larger.
 FILE_BYTES = 1024

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_command import assert_refused, spawn, untouched
-from conftest import Cli
+from cli_command import Cli, assert_refused, spawn, untouched
 
 Json = dict[str, Any]
 GRAPH_FILES = ("int8.json", "int8.safetensors", "float32.json", "float32.safetensors")

@@ -4,8 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from cli_command import assert_refused, run_main
-from conftest import Cli
+from cli_command import Cli, assert_refused, run_main
 
 
 def test_a_run_needs_nothing_more(cli: Cli, run: Path, photos: Path, tmp_path: Path) -> None:

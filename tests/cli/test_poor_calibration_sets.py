@@ -5,8 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_command import Finished
-from conftest import Cli
+from cli_command import Cli, Finished
 from PIL import Image
 
 from device_eval.partitions import delegate_partitions

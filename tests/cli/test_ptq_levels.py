@@ -6,8 +6,7 @@ from typing import cast
 
 import pytest
 import torch
-from cli_command import assert_refused, untouched
-from conftest import Cli
+from cli_command import Cli, assert_refused, untouched
 from safetensors.torch import save_file
 
 from calibration.config import PtqConfig

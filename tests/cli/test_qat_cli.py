@@ -11,8 +11,7 @@ import httpx
 import numpy as np
 import pytest
 import torch
-from cli_command import ENVIRONMENT, assert_refused, run_main, untouched
-from conftest import Cli
+from cli_command import ENVIRONMENT, Cli, assert_refused, run_main, untouched
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 import result_files as files
-from cli_command import assert_refused, untouched
-from conftest import Cli
+from cli_command import Cli, assert_refused, untouched
 
 HOSTILE = "\"'><script>hacked=1</script><img src=x onerror=hacked=1>|`*_&amp;\u202e\ud800"
 ALL = {

@@ -2,12 +2,11 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from cli_command import Finished, assert_refused, untouched
+from cli_command import Cli, assert_refused, untouched
 
 from calibration.logit_errors import Interval
 from calibration.sensitivity import Sensitivity
@@ -15,7 +14,6 @@ from qmnv3.cli.sensitivity_plot import NAMES, WIDTH, plot
 from qmnv3.lowering import int16_tensors
 from qmnv3.runs import load_report, load_run_graph
 
-Cli = Callable[..., Finished]
 SVG = "{http://www.w3.org/2000/svg}"
 
 

@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cli_command import MODEL, assert_refused, image_batch, untouched
-from conftest import Cli
+from cli_command import MODEL, Cli, assert_refused, image_batch, untouched
 
 from qmnv3.models.weights import load_model
 

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_command import assert_refused, run_main, untouched
-from conftest import Cli
+from cli_command import Cli, assert_refused, run_main, untouched
 from data.shard_sets import served, write_shards
 from PIL import Image
 
