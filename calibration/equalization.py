@@ -21,7 +21,6 @@ from torch import fx
 from calibration.config import PtqConfig
 from calibration.cost import gate_us, predicted_us
 from calibration.equalization_candidates import Factors, change_kl, even, without_gate
-from calibration.observers import HARD_SWISH_FLOOR
 from calibration.progress import Progress, silent
 from calibration.range_search import (
     COARSE,
@@ -30,6 +29,7 @@ from calibration.range_search import (
     search_hard_swish,
     search_tensor,
     tensor_factors,
+    useful_floor,
 )
 from calibration.report import sqnr_db
 from calibration.scale_groups import ScaleGroup, per_input, scale, scale_groups
@@ -235,17 +235,16 @@ def _active_share(site: Site, statistics: Statistics) -> torch.Tensor | float:
 def _worst_sqnr(
     group: ScaleGroup, scaling: Factors, sites: tuple[Site, ...], statistics: Statistics
 ) -> float | None:
-    """SQNR in dB of the tensor that fares worst, each channel counted alike; h-swish reads -3 for less."""
+    """SQNR in dB of the tensor that fares worst, each channel counted alike, and as far as it is of use."""
     found = []
     for site in group.tensors:
         applied = scaling.outputs
         if scaling.inputs is not None and site in group.hard_swish_inputs:
             applied = scaling.inputs
         channels = statistics.channels(site).scaled(applied)
-        reader = only_hard_swish_reader(site, sites)
-        if reader is not None:
-            gates = gate_factors(reader) if scaling.inputs is not None else gate_factors(reader) * applied
-            channels = channels.above(HARD_SWISH_FLOOR * gates)
+        floor = useful_floor(site, sites)
+        if floor is not None:
+            channels = channels.above(floor if scaling.inputs is not None else floor * applied)
         grid = search_tensor(channels, 1.0 / channels.rows.square().mean(0).clamp(min=1e-12), COARSE).qparams
         noise = (fake_quantize(channels.rows, grid) - channels.rows).square().mean(0)
         power = channels.rows.square().mean(0)

@@ -38,8 +38,8 @@ class RayCluster:
         ray = _connect(self.address)
         try:
             task = ray.remote(max_retries=0, max_calls=1)(work)
-            gpus = {"cpu": 0, "cuda": 1}
-            submitted = {task.options(num_gpus=gpus[job.training_device]).remote(job): job for job in jobs}
+            gpus = [int(job.training_device == "cuda") for job in jobs]
+            submitted = {task.options(num_gpus=g).remote(job): job for g, job in zip(gpus, jobs, strict=True)}
             waiting = list(submitted)
             while waiting:
                 ended, waiting = ray.wait(waiting)

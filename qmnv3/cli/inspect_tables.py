@@ -94,7 +94,7 @@ def int16(report: dict[str, Any] | None, cost: str | None) -> Table | None:
 def rungs(rows: list[dict[str, Any]]) -> Table:
     """The levels that a ladder tried, at least one."""
     images = rows[0]["fidelity"]["images"]
-    table = Table(title=f"rungs, judged on {images} held-out images; seconds beyond the pass all share")
+    table = Table(title=f"rungs, judged on {images} held-out images; seconds without the pass they share")
     for name in ("level", "adds", "seconds", "agreement %", "KL nats", "estimated drop, points"):
         table.add_column(name, justify="left" if name == "adds" else "right")
     for row in rows:

@@ -17,6 +17,7 @@ from calibration.ptq import Calibration, observe, quantize
 from calibration.shares import Share
 from calibration.statistics import Images
 from qmnv3.cli.int16_cost import int16_cost
+from qmnv3.cli.skipped import skipped_line
 from qmnv3.data.folder import ImageFolder, find_images, sample
 from qmnv3.data.image_set import ImageSet
 from qmnv3.data.loader import load_batches
@@ -229,19 +230,13 @@ def _warnings(job: PtqJob, result: Calibration, skipped: Sequence[Path]) -> list
     lines = []
     if result.images < job.config.images:
         lines.append(f"{job.images}: only {result.images} of the {job.config.images} images asked for")
-    lines += [*of_skipped(skipped), *result.coverage]
+    lines += [*skipped_line(skipped), *result.coverage]
     if result.floored:
         names = ", ".join(f.site for f in result.floored[:3])
         lines.append(
             f"tensors that are (nearly) always 0 on these images: {names} ({len(result.floored)} in all)"
         )
     return lines
-
-
-def of_skipped(skipped: Sequence[Path]) -> list[str]:
-    """A line on images that could not be read, if there are any."""
-    names = ", ".join(path.name for path in skipped[:3])
-    return [f"{len(skipped)} images could not be read and were left out: {names}"] if skipped else []
 
 
 def fingerprint(weights: Path | None) -> dict[str, str] | None:

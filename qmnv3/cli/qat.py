@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from qmnv3.cli import training_options as options
+from qmnv3.cli.skipped import skipped_line
 
 EXAMPLES = """
 Train a model with its quantization, from a float checkpoint to an int8 RUN.
@@ -82,7 +83,6 @@ def command(
     from qmnv3.cli.progress import progress
     from qmnv3.cli.qat_job import run_qat
     from qmnv3.cli.qat_start import QatJob
-    from qmnv3.cli.training_view import warn_of_skipped
     from qmnv3.qat.config import QatConfig
     from recipes import load_recipe
 
@@ -105,7 +105,8 @@ def command(
     result = run_qat(job, progress)
     if result is None:
         return
-    warn_of_skipped(result.outcome.skipped)
+    for line in skipped_line(result.outcome.skipped):
+        typer.echo(f"warning: {line}", err=True)
     typer.echo(result.summary())
 
 

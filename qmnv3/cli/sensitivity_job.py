@@ -7,8 +7,9 @@ from calibration.config import PtqConfig
 from calibration.progress import Progress, silent
 from calibration.ptq import calibrate
 from calibration.sensitivity import Analysis, Mode, analyse
-from qmnv3.cli.ptq_job import Photos, PtqJob, fingerprint, load, of_skipped
+from qmnv3.cli.ptq_job import Photos, PtqJob, fingerprint, load
 from qmnv3.cli.sensitivity_plot import plot
+from qmnv3.cli.skipped import skipped_line
 from qmnv3.data.folder import find_images, sample
 from qmnv3.environment import environment
 from qmnv3.errors import DataError
@@ -35,7 +36,7 @@ def run_sensitivity(
     photos = Photos(folder, loaded.preprocessing, config.batch_size, chosen, job.skip_bad)
     calibration = calibrate(loaded.model, loaded.preprocessing, photos, config, progress)
     analysis = analyse(calibration.model, calibration.statistics, modes=modes, progress=progress)
-    warnings = [*of_skipped(photos.skipped), *calibration.coverage]
+    warnings = [*skipped_line(photos.skipped), *calibration.coverage]
     provenance = _provenance(job, config) | {
         "skipped_images": [str(path) for path in photos.skipped],
         "warnings": warnings,

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from qmnv3.cli import training_options as options
+from qmnv3.cli.skipped import skipped_line
 
 EXAMPLES = """
 Train a float model on DIR/train/CLASS/IMAGE, validating on DIR/val, or on shards: tar files of
@@ -60,7 +61,6 @@ def command(
     """Train a float model on images."""
     from qmnv3.cli.options import path_or_url
     from qmnv3.cli.train_job import WEIGHTS, TrainJob, run_train
-    from qmnv3.cli.training_view import warn_of_skipped
     from qmnv3.training.config import TrainConfig
     from recipes import load_recipe
 
@@ -78,7 +78,8 @@ def command(
     outcome = run_train(
         TrainJob(model, weights, images, judged, out, config, width, resolution, device, resume)
     )
-    warn_of_skipped(outcome.skipped)
+    for line in skipped_line(outcome.skipped):
+        typer.echo(f"warning: {line}", err=True)
     best = "" if outcome.best is None else f"best validation {100 * outcome.best:.2f} %, "
     typer.echo(f"{out / WEIGHTS}: {outcome.steps} steps, {best}{outcome.seconds:.0f} s")
     given = shlex.quote(str(images)) + ("" if judged is None else f" --val {shlex.quote(str(judged))}")

@@ -1,8 +1,6 @@
 """A running training on the terminal: a live line on a TTY, elsewhere plain lines, one an epoch at least."""
 
-import sys
 import time
-from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -65,10 +63,3 @@ class TrainingView:
         self._console.print(
             f"epoch {record['epoch']}: validation {100 * record['validation']:.2f} %", highlight=False
         )
-
-
-def warn_of_skipped(paths: Sequence[str]) -> None:
-    """A line on stderr about images that were left out, if any were."""
-    if paths:
-        images = "1 image" if len(paths) == 1 else f"{len(paths)} images"
-        print(f"warning: {images} could not be read: {', '.join(paths[:3])}", file=sys.stderr)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from acceptance.main_job import held_out_photos, nearness, qmnv3
-from acceptance.peers import googles_minimalistic, in_relu_form
+from acceptance.other_forms import googles_minimalistic, in_relu_form
 
 from device_eval.partitions import delegate_partitions
 from qmnv3.models.weights import load_model

@@ -126,7 +126,7 @@ def test_recipe_chooses_the_method() -> None:
 
 
 def test_what_no_batch_norm_promises_is_corrected_on_the_images() -> None:
-    """The rest keeps the bias that the promise gives, and what is corrected meets float on average."""
+    """Those three get a bias of their own, all others keep what the promise gives."""
     images = np.random.default_rng(0).standard_normal((64, 32, 32, 3), np.float32)
     net = randomize(TinyNet())
     # The same equalization with and without bias correction.

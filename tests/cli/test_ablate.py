@@ -136,6 +136,41 @@ def test_noisy_latency_is_measured_again_and_steady_kept(
     assert device.calls == 3
 
 
+class NoisyBaseline:
+    """A device on which the first file is throttled while it says so; all else takes as long."""
+
+    throttled = True
+
+    def identity(self) -> dict[str, str]:
+        return {"name": "stand-in"}
+
+    def measure(self, paths: Sequence[Path], plan: Plan, report: Report) -> Measurement:
+        first, *others = paths
+        latencies = [Latency(first, "any", (4.0,) * 40, disturbance="hot" if self.throttled else None)]
+        return Measurement((*latencies, *(Latency(path, "any", (6.0,) * 40) for path in others)), ())
+
+
+def test_a_noisy_baseline_gives_no_ratios_and_is_measured_again(
+    ablated: tuple[Path, Path, int], tmp_path: Path
+) -> None:
+    out, config = tmp_path / "OUT", load_recipe(str(ablated[0]), AblationConfig)
+    shutil.copytree(ablated[1], out)
+    listed = cells(config)
+    baseline, job = (
+        CellJob(cell, config, ("latency",), out, out / "digits") for cell in (listed[0], listed[-1])
+    )
+    device = NoisyBaseline()
+
+    def ratios() -> set[float | None]:
+        found = latency(job, baseline, device, device.identity(), Plan(), Report())
+        assert {entry["verdict"] for entry in found["latencies"]} == {"steady"}
+        return {entry["ratio"] for entry in found["latencies"]}
+
+    assert ratios() == {None}
+    device.throttled = False
+    assert ratios() == {1.5}
+
+
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_process_that_dies_fails_its_cell_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs: int
@@ -219,11 +254,15 @@ def test_accuracy_is_of_each_file_of_the_trained_network(tmp_path: Path, photos:
         calibration={"level": 0, "images": 4},
         training_resolution=32,
     )
-    out = tmp_path / "OUT"
-    given = ("--data", photos, "--val", photos, "--axes", "accuracy")
+    out, images = tmp_path / "OUT", tmp_path / "images"
+    shutil.copytree(photos, images)
+    classes = sorted(path for path in images.iterdir() if path.is_dir())
+    (classes[0] / "corrupt.jpg").write_bytes(b"no image")  # which training leaves out, so the rest must too
+    given = ("--data", images, "--val", images, "--axes", "accuracy")
     assert run_main("ablate", recipe, "--out", out, *given) == 0
     (cell,) = json.loads((out / "ablation.json").read_text())["cells"]
     found = cell["accuracy"]
+    assert [Path(path).name for path in found["skipped"]] == ["corrupt.jpg"]
     assert found["images"] == 6 and found["resolution"] == 32
     assert list(found["top1"]) == ["float32", "int8 op", "int8 equalized"]
     for form, top1 in found["top1"].items():

@@ -109,13 +109,13 @@ def test_damaged_image_is_named(cli: Cli, tmp_path: Path, damaged: Path, run: Pa
 
 def test_skip_bad_counts_images_held_out_too(cli: Cli, tmp_path: Path, damaged: Path) -> None:
     done = ptq(cli, damaged, tmp_path / "RUN", "--images", 5, "--skip-bad", "--target-drop", 100)
-    assert done.code == 0 and "3 images could not be read and were left out" in done.stderr
+    assert done.code == 0 and "3 images could not be read, left out" in done.stderr
     assert len(json.loads((tmp_path / "RUN" / "run.json").read_text())["skipped_images"]) == 3
 
 
 def test_skip_bad_counts_damaged_images(cli: Cli, tmp_path: Path, damaged: Path, run: Path) -> None:
     done = ptq(cli, damaged, tmp_path / "RUN", "--images", 9, "--skip-bad")
-    assert done.code == 0 and "3 images could not be read and were left out" in done.stderr
+    assert done.code == 0 and "3 images could not be read, left out" in done.stderr
     record = json.loads((tmp_path / "RUN" / "run.json").read_text())
     names = {Path(path).name for path in record["skipped_images"]}
     assert names == {"corrupt.jpg", "empty.png", "truncated.jpg"}
@@ -192,7 +192,7 @@ def test_name_that_is_not_unicode(cli: Cli, tmp_path: Path, photos: Path) -> Non
         pytest.skip("this file system takes only Unicode names")
     (folder / "cat" / f"bad{name}").touch()
     done = ptq(cli, folder, tmp_path / f"RUN{name}", "--skip-bad")
-    assert done.code == 0 and "1 images could not be read" in done.stderr, done.stderr
+    assert done.code == 0 and "1 image could not be read" in done.stderr, done.stderr
     assert_refused(ptq(cli, folder, tmp_path / "RUN"), "corrupt image")
     shown = spawn("inspect", tmp_path / f"RUN{name}")
     assert shown.code == 0 and shown.stderr == ""

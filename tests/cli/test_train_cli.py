@@ -71,7 +71,7 @@ def test_corrupt_validation_images_are_named_and_left_out(
         given = ("--model", "small", "--weights", weights, "--data", data, "--recipe", recipe)
         done = cli(command, *given, "--epochs", 1, "--batch-size", 8, "--out", out)
         assert done.code == 0, done.stderr
-        assert f"warning: 1 image could not be read: {bad}" in done.stderr
+        assert f"warning: 1 image could not be read, left out: {bad}" in done.stderr
         found = json.loads((out / {"train": "train.json", "qat": "run.json"}[command]).read_text())
         assert found["skipped_images"] == [str(bad)]
         best = found["best_validation"] if command == "train" else found["training"]["best"]

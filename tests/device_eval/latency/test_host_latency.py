@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from colour_models import SIDE, SPEC, colour_graph, write_colour_onnx
 
-from device_eval.latency import Latency, Plan, benchmark
+from device_eval.latency import Latency, Plan, benchmark, host
 from device_eval.latency.benchmark import HOST
 from device_eval.latency.host import (
     MORE_WARMUP_ROUNDS,
@@ -110,6 +110,14 @@ def test_one_thread_stays_on_one_core() -> None:
     with pinned(2):
         assert os.sched_getaffinity(0) == before
     assert os.sched_getaffinity(0) == before
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no processor affinity on this system")
+def test_of_cores_of_several_kinds_a_fast_one_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    fast = min(os.sched_getaffinity(0))
+    monkeypatch.setattr(host, "_highest_khz", lambda core: 3_000_000 if core == fast else 2_000_000)
+    with pinned(1):
+        assert os.sched_getaffinity(0) == {fast}
 
 
 def test_both_runtimes_side_by_side_with_profiles(tmp_path: Path) -> None:
