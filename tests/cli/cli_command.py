@@ -53,7 +53,7 @@ def spawn(*arguments: object, **options: object) -> Finished:
             "capture_output": True,
             "text": True,
             "env": ENVIRONMENT,
-            "timeout": 60,
+            "timeout": 300,
             "check": False,
             **options,
         },
