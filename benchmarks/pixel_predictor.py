@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.pixel_predictor_plot import write_plot
+from device_eval.lint.description import Model
 from device_eval.lint.readers.run import describe_graph
 from device_eval.predictor import published
 from device_eval.predictor.costs import Cost, op_cost, total
@@ -32,13 +33,18 @@ ALTERNATIVES: tuple[tuple[str, ...], ...] = (
 )
 
 
-def count_network(network: Network) -> Cost:
-    """Costs of a network's float graph, as `qmnv3.quant` converts it."""
+def describe_network(network: Network) -> Model:
+    """A network's float graph, as `qmnv3.quant` converts it."""
     model = build_model(network.model, width=network.width, nonlinearity=network.nonlinearity).eval()
     side = network.resolution
     preprocessing = Preprocessing(side, side, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     graph = convert(prepare(model, preprocessing), Metadata(str(network), preprocessing), "float32")
-    described = describe_graph(graph, Path(str(network)))
+    return describe_graph(graph, Path(str(network)))
+
+
+def count_network(network: Network) -> Cost:
+    """Costs of a network's float graph."""
+    described = describe_network(network)
     return total(op_cost(described, op) for op in described.ops)
 
 

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import unicodedata
 from collections.abc import Callable
 from html import unescape
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import result_files as files
 from cli_command import run_main
 from PIL import Image
+from pypdf import PageObject, PdfReader, mult
 from test_report import ALL, hostile
 
 Browse = Callable[..., str]
@@ -141,3 +143,32 @@ def test_light_and_dark(
     assert colours is not None
     # Mostly background, but text, badges and figures on it.
     assert max(colours)[1] == background and len(colours) > 200
+
+
+def test_printed_whole_and_in_full_size(browse: Browse, tmp_path: Path) -> None:
+    # On a screen a table this long scrolls.
+    lint = files.lint()
+    findings = lint["models"][0]["findings"]
+    findings += [dict(findings[0], what=f"finding {number:03}") for number in range(100)]
+    given = [files.write(tmp_path / f"{name}.json", value) for name, value in (ALL | {"lint": lint}).items()]
+    assert run_main("report", *given, "--out", tmp_path / "r.html") == 0
+    browse(tmp_path / "r.html", "--no-pdf-header-footer", f"--print-to-pdf={tmp_path / 'r.pdf'}")
+    pages = PdfReader(tmp_path / "r.pdf").pages
+    text = unicodedata.normalize("NFKC", "\n".join(page.extract_text() for page in pages))
+    assert [number for number in range(100) if f"finding {number:03}" not in text] == []
+    # What is folded on a screen is not on paper, and nobody clicks there.
+    assert "level: 2" in text and "Click" not in text
+    # Chromium shrinks pages until the widest table fits; h1 has 1.75 rem, 21 points.
+    assert max(size for printed in pages for size in font_sizes(printed)) == pytest.approx(21)
+
+
+def font_sizes(printed: PageObject) -> list[float]:
+    """Of all texts of a page, in points."""
+    sizes = []
+
+    def visit(text: str, user: list[float], matrix: list[float], _font: object, size: float) -> None:
+        if text.strip():
+            sizes.append(size * mult(matrix, user)[0])
+
+    printed.extract_text(visitor_text=visit)
+    return sizes
