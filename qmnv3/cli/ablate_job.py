@@ -68,6 +68,8 @@ def run_ablation(ablation: Ablation, report: Report) -> Outcome:
         if not digits.is_dir():
             write_digits(digits, DIGITS_SIDE)
     waiting, failures = [job for job in jobs if missing(job)], dict[str, str]()
+    if "accuracy" in ablation.axes and any("accuracy" not in known(job) for job in waiting):
+        report.note(f"each training writes its progress to {ablation.out}/cells/*/*/training.log")
     with progress("cells", len(jobs)) as advance:
         advance(len(jobs) - len(waiting))
         for job, failed in ablation.engine.run(attempt, waiting):

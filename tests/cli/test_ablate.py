@@ -244,7 +244,9 @@ def test_weights_that_do_not_fit_are_refused_before_anything_is_done(
         assert not out.exists()
 
 
-def test_accuracy_is_of_each_file_of_the_trained_network(tmp_path: Path, photos: Path, started: Path) -> None:
+def test_accuracy_is_of_each_file_of_the_trained_network(
+    tmp_path: Path, photos: Path, started: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     training = {"epochs": 1, "batch_size": 3, "bn_momentum": 0.5, "workers": 1}
     recipe = write_recipe(
         tmp_path / "one.yaml",
@@ -260,6 +262,11 @@ def test_accuracy_is_of_each_file_of_the_trained_network(tmp_path: Path, photos:
     (classes[0] / "corrupt.jpg").write_bytes(b"no image")  # which training leaves out, so the rest must too
     given = ("--data", images, "--val", images, "--axes", "accuracy")
     assert run_main("ablate", recipe, "--out", out, *given) == 0
+    assert (
+        f"note: each training writes its progress to {out}/cells/*/*/training.log" in capsys.readouterr().err
+    )
+    [log] = out.glob("cells/*/*/training.log")
+    assert "epoch 1" in log.read_text()
     (cell,) = json.loads((out / "ablation.json").read_text())["cells"]
     found = cell["accuracy"]
     assert [Path(path).name for path in found["skipped"]] == ["corrupt.jpg"]
