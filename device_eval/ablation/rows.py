@@ -13,12 +13,14 @@ PIECES = "pieces"
 class Predicted:
     """Latency on one large core of a Pixel 1 in the software of the paper, and how far to trust it.
 
-    Errors, in percent, are of published networks each left out of the fit; `notes` say what is doubtful.
+    Errors, in percent, are of published networks each left out of the fit; `families` are the median
+    and worst ones of networks left out with all of their family. `notes` say what is doubtful.
     """
 
     ms: float
     median_error_percent: float
     worst_error_percent: float
+    families: Mapping[str, tuple[float, float]]
     notes: tuple[str, ...] = ()
 
 
@@ -99,10 +101,14 @@ def _of_file(file: Mapping[str, Any]) -> dict[str, Any]:
 def _predicted_pixel1(file: Mapping[str, Any]) -> Predicted:
     """Of a file as `qmnv3 ablate` writes it into its JSON."""
     pixel1 = next(device for device in file["predicted"] if device["device"] == "Pixel 1")
-    errors = pixel1["leave_one_out"]
+    families = {name: _errors(errors) for name, errors in pixel1["families_left_out"].items()}
     return Predicted(
-        pixel1["predicted_ms"], errors["median_percent"], errors["worst_percent"], tuple(file["notes"])
+        pixel1["predicted_ms"], *_errors(pixel1["leave_one_out"]), families, tuple(file["notes"])
     )
+
+
+def _errors(errors: Mapping[str, float]) -> tuple[float, float]:
+    return errors["median_percent"], errors["worst_percent"]
 
 
 def _of_latency(latency: Mapping[str, Any] | None, form: str) -> dict[str, Any]:

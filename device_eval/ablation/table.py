@@ -92,9 +92,22 @@ def _explanations(rows: Sequence[Row], device: str) -> list[str]:
         lines += [
             "Pixel 1 latencies are predicted, not measured, with the median and worst error, in percent,",
             "of published networks left out of the fit. The paper's are its own.",
+            *_families(rows),
         ]
     if any(row.partitions is not None or PIECES in row.refusals for row in rows):
         lines.append("Pieces are what XNNPACK cuts the graph into.")
     if any(row.top1_percent for row in rows):
         lines.append("top-1 is of the file's own network, trained anew; its interval is of 95 %.")
     return lines
+
+
+def _families(rows: Sequence[Row]) -> list[str]:
+    """Errors of each precision's predictions for families that were left out of the fit whole."""
+    fits = {row.form.split()[0]: row.predicted.families for row in rows if row.predicted is not None}
+    return [
+        f"With whole families left out, {precision}: "
+        + "; ".join(f"{name} {median:.1f}, {worst:.1f}" for name, (median, worst) in families.items())
+        + "."
+        for precision, families in fits.items()
+        if families
+    ]

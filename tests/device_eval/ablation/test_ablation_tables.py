@@ -13,6 +13,8 @@ from device_eval.ablation.plot import points
 
 def file(form: str, predicted_ms: float, partitions: int = 1, notes: tuple[str, ...] = ()) -> dict[str, Any]:
     errors = {"median_percent": 2.84, "worst_percent": 9.7}
+    families = {"multipliers": {"median_percent": 4.91, "worst_percent": 15.3}, "V2": errors}
+    told = {"leave_one_out": errors, "families_left_out": {} if form.startswith("int8") else families}
     return {
         "form": form,
         "size_bytes": 2048,
@@ -20,7 +22,7 @@ def file(form: str, predicted_ms: float, partitions: int = 1, notes: tuple[str, 
         "refused": None,
         "predicted": [
             {"device": "Pixel 2", "predicted_ms": 1.0, "leave_one_out": {}},
-            {"device": "Pixel 1", "predicted_ms": predicted_ms, "leave_one_out": errors},
+            {"device": "Pixel 1", "predicted_ms": predicted_ms, **told},
         ],
         "notes": list(notes),
     }
@@ -152,6 +154,12 @@ def test_only_figures_that_are_there_are_explained(
     explained = text.partition("|")[0]
     assert all(words in explained for words in said)
     assert not any(words in explained for words in unsaid)
+
+
+def test_errors_of_families_are_told_once_for_each_precision() -> None:
+    text = to_markdown(rows_of([cell("a", {}, 10), cell("b", {}, 20)]), {}, "a host", [])
+    line = "With whole families left out, float32: multipliers 4.9, 15.3; V2 2.8, 9.7."
+    assert [said for said in text.splitlines() if "families" in said] == [line]
 
 
 def test_columns_without_figures_are_left_out() -> None:
