@@ -7,12 +7,14 @@ import numpy as np
 from torch import fx
 
 from qmnv3.errors import CalibrationError
-from qmnv3.quant.affine import HARD_SWISH_GATE_QPARAMS, asymmetric_qparams
+from qmnv3.quant.affine import HARD_SWISH_GATE_QPARAMS, asymmetric_qparams, int16_qparams, is_int16
 from qmnv3.quant.sites import Site, read_sites
 
 Range = tuple[float, float]
 # XNNPACK takes an ADD only where input scale / output scale lies in [2^-10, 2^8); stay a factor 2 inside.
 ADD_RATIO_MIN, RATIO_MAX = 2.0**-9, 2.0**7
+# An int8 grid holds 256 steps; one of 512 int16 steps per int8 step cannot come from a range that was seen.
+_FINEST = 1 / 512
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class FlooredScale:
 def freeze(prepared: fx.GraphModule, ranges: Mapping[str, Range]) -> tuple[FlooredScale, ...]:
     """Give every site without a fixed grid the qparams of its range; returns the floored ones.
 
-    Raises CalibrationError for a site without a range.
+    A site that is int16 already stays so. Raises CalibrationError for a site without a range.
     """
     sites = read_sites(prepared)
     for site in sites:
@@ -38,17 +40,26 @@ def freeze(prepared: fx.GraphModule, ranges: Mapping[str, Range]) -> tuple[Floor
     missing = [site.name for site in sites if not site.fake_quant.fixed and site.name not in ranges]
     if missing:
         raise CalibrationError(f"{missing[0]}: has no range; calibrate before freezing")
+    wide = [site for site in sites if not site.fake_quant.fixed and is_int16(site.fake_quant.qparams)]
     required: dict[str, float] = {}
     floors = _assign_scales(sites, ranges, required)
     # A raised scale raises the floors of what reads it, so all are chosen anew until no ADD asks for more.
     while more := _required_by_adds(sites, floors):
         required |= more
         floors = _assign_scales(sites, ranges, required)
-    return tuple(
+    floored = tuple(
         FlooredScale(site.name, *ranges[site.name], _scale_of(site))
         for site in sites
         if site.name in floors and floors[site.name] > _span(ranges[site.name]) / 255
     )
+    for site in wide:
+        widen(site, ranges[site.name])
+    return floored
+
+
+def widen(site: Site, limits: Range) -> None:
+    """Make a site int16, which has an int8 grid."""
+    site.fake_quant.qparams = int16_qparams(*limits, floor=_scale_of(site) * _FINEST)
 
 
 def _scale_of(site: Site) -> float:

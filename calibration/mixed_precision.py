@@ -15,6 +15,7 @@ from torch import fx
 
 from calibration.config import Int16Config, PtqConfig
 from calibration.cost import predicted_us
+from calibration.freeze import widen
 from calibration.logit_errors import KL, Interval, compare, mean_interval
 from calibration.observed_ranges import observed_ranges
 from calibration.progress import Progress, silent
@@ -22,14 +23,12 @@ from calibration.sensitivity import measure_alone
 from calibration.statistics import Need, Statistics, to_nchw
 from calibration.sweep import Sweep
 from qmnv3.errors import CalibrationError
-from qmnv3.quant.affine import HARD_SIGMOID_INT16_QPARAMS, INT16_MAX, int16_qparams
+from qmnv3.quant.affine import HARD_SIGMOID_INT16_QPARAMS, INT16_MAX
 from qmnv3.quant.sites import Site, output_site, read_sites
 
 REPORT = "int16"
 # LiteRT's built-in int16 kernels against XNNPACK's int8 ones: V3-Small's stem and its h-swish on x86.
 _TIMES_SLOWER = 30.0
-# An int8 grid holds 256 steps; one of 512 int16 steps per int8 step cannot come from a range that was seen.
-_FINEST = 1 / 512
 _INT32_MAX = 2**31 - 1
 
 
@@ -128,12 +127,10 @@ def _widen(graph: fx.GraphModule, statistics: Statistics, names: Sequence[str]) 
     for site in read_sites(graph):
         if site.name not in names:
             continue
-        assert site.fake_quant.qparams is not None
         if "hard_sigmoid" in (site.kind, site.activation):
             site.fake_quant.qparams = HARD_SIGMOID_INT16_QPARAMS
         else:
-            floor = float(site.fake_quant.qparams.scale) * _FINEST
-            site.fake_quant.qparams = int16_qparams(*ranges[site.name], floor=floor)
+            widen(site, ranges[site.name])
 
 
 def _refusal(site: Site, sites: Sequence[Site], output: str) -> str | None:

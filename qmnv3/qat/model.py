@@ -8,6 +8,7 @@ from typing import cast
 import torch
 from torch import fx, nn
 
+from calibration.range_search import useful_floor
 from qmnv3.errors import PrepareError
 from qmnv3.qat import steps
 from qmnv3.qat.codes import Codes
@@ -165,8 +166,7 @@ class QatModel(nn.Module):
 def _output(site: Site, sites: tuple[Site, ...], forms: FormsConfig, fixed: bool) -> Output:
     start = site.fake_quant.qparams
     assert start is not None
-    readers = [reader.kind for reader in sites if site.name in reader.inputs]
-    floor = -3.0 if readers and all(kind == "hard_swish" for kind in readers) else None
+    floor = useful_floor(site, sites)
     activation = site.kind if site.kind in ("relu", "relu6", "hard_sigmoid") else site.activation
     grid: nn.Module
     if fixed:
@@ -214,7 +214,7 @@ def _layer_step(site: Site, output: Output, forms: FormsConfig) -> LayerStep:
         weight = weight / safe.reshape(-1, *[1] * (weight.dim() - 1))
         if scale.dim():
             scale = scale / safe.abs()
-    grid = WeightRange(scale, forms.weights, qmax, weight.numel())
+    grid = WeightRange(scale, forms.weights, qmax, weight.numel() // scale.numel())
     own_bias = None if norm is not None or bias is None else bias.detach().clone()
     return LayerStep(layer, weight, norm, own_bias, grid, output)
 

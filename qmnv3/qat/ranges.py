@@ -10,7 +10,7 @@ from torch import nn
 from qmnv3.ir import QParams
 from qmnv3.qat.codes import Bounds
 from qmnv3.qat.config import RangeForm
-from qmnv3.quant.affine import asymmetric_qparams
+from qmnv3.quant.affine import asymmetric_qparams, int16_qparams, is_int16
 
 
 class ActivationRange(Protocol):
@@ -37,11 +37,14 @@ def make_range(
 ) -> nn.Module:
     """A range of `form` that starts as `start`; `size` is how many values the tensor has per image.
 
-    PACT's clip is for tensors without negative values (`one_sided`): others get a moving average.
+    PACT's clip is for tensors without negative values (`one_sided`) in 8 bits: others get a moving average. A
+    tensor without positive values has no upper end to learn and keeps its grid.
     """
+    if form == "learned" and int(start.zero_point) == start.qmax:
+        return FixedRange(start)
     if form == "learned":
         return LearnedRange(start, size, floored)
-    if form == "clip" and one_sided:
+    if form == "clip" and one_sided and not is_int16(start):
         return ClipRange(start)
     return MovingAverageRange(start, momentum)
 
@@ -71,16 +74,16 @@ class LearnedRange(nn.Module):
     """LSQ+ (Bhalgat et al. 2020): scale and zero point are learned, by way of the logs of both ends.
 
     In LSQ+ the low end stays when the scale changes; here each end stays when the other changes, so that a
-    range shrinks at one end without clipping the other. Gradients are scaled by 1 / sqrt(size * qmax) (LSQ,
-    section 2.2), `size` being the values per image. A tensor without negative values keeps its zero point at
-    the grid's end, an int16 one at 0: they have one end. With `floored` the low end stays: below it the
-    reader (h-swish) sees no difference, at it its slope jumps. `LearnedRanges` evaluates it.
+    range shrinks at one end without clipping the other. Gradients are scaled by 1 / sqrt(size * Q_P) (LSQ,
+    section 2.2), `size` being the values per image, Q_P 127 where values have both signs and 255 where not.
+    A tensor without negative values keeps its zero point at the grid's end, an int16 one at 0: they have one
+    end. With `floored` the low end stays: below it the reader (h-swish) sees no difference, at it its slope
+    jumps. `LearnedRanges` evaluates it.
     """
 
     def __init__(self, start: QParams, size: int, floored: bool = False) -> None:
         super().__init__()
         self._start = start
-        self.slowness = 1.0 / math.sqrt(size * start.qmax)
         zero_point, scale = int(start.zero_point), float(start.scale)
         self.two_sided = start.qmin < zero_point < start.qmax and start.qmax < 2**15 - 1
         self.log_high = _range_parameter(math.log((start.qmax - zero_point) * scale))
@@ -89,6 +92,7 @@ class LearnedRange(nn.Module):
             self.log_low.requires_grad_(not floored)
         self._settled = start
         self.divisor = start.qmax - (start.qmin if self.two_sided else zero_point)
+        self.slowness = 1.0 / math.sqrt(size * (start.qmax if self.two_sided else self.divisor))
         self._now: Evaluated
 
     @property
@@ -190,7 +194,7 @@ class MovingAverageRange(nn.Module):
 
     def __init__(self, start: QParams, momentum: float) -> None:
         super().__init__()
-        self._start, self._momentum = start, momentum
+        self._wide, self._momentum = is_int16(start), momentum
         low, high = start.dequantize([start.qmin, start.qmax])
         self.low: torch.Tensor
         self.high: torch.Tensor
@@ -214,8 +218,11 @@ class MovingAverageRange(nn.Module):
 
     @torch.no_grad()
     def observe(self, low: torch.Tensor, high: torch.Tensor) -> None:
-        """Note a batch's smallest and largest value."""
-        self.seen = torch.stack([low, high]).to(self.low.dtype)
+        """Note a batch's smallest and largest value; several batches of a step count as one."""
+        seen = torch.stack([low, high]).to(self.low.dtype)
+        if self.seen is not None:
+            seen = torch.stack([torch.minimum(seen[0], self.seen[0]), torch.maximum(seen[1], self.seen[1])])
+        self.seen = seen
 
     @torch.no_grad()
     def take(self, ends: torch.Tensor) -> None:
@@ -230,7 +237,7 @@ class MovingAverageRange(nn.Module):
 
     def settle(self, numbers: list[float]) -> None:
         """The grid that covers both ends and holds 0."""
-        self._settled = asymmetric_qparams(*numbers, qmin=self._start.qmin, qmax=self._start.qmax)
+        self._settled = int16_qparams(*numbers) if self._wide else asymmetric_qparams(*numbers)
         self.scale.fill_(float(self._settled.scale))
 
     def freeze(self) -> None:

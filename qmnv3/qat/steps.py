@@ -16,18 +16,20 @@ from qmnv3.training.distributed import batch_norm
 class Output(nn.Module):
     """What every step does last: the activation, then rounding to the tensor's grid, if quantizing.
 
-    `floor` is the least value that matters to the reader: ranges that are observed do not reach below it.
+    `floor` [C] is the least value of each channel that matters to the reader: ranges that are observed do not
+    reach below it.
     """
 
     one: torch.Tensor
+    floor: torch.Tensor | None
 
     def __init__(
-        self, grid: ActivationRange, activation: FusedActivation, floor: float | None = None
+        self, grid: ActivationRange, activation: FusedActivation, floor: torch.Tensor | None = None
     ) -> None:
         super().__init__()
         self.grid = grid
         self.activation = activation
-        self.floor = floor
+        self.register_buffer("floor", floor, persistent=False)
         self.quantizes = False
         self.register_buffer("one", torch.ones(()), persistent=False)
 
@@ -68,9 +70,11 @@ class Output(nn.Module):
     @torch.no_grad()
     def _observe(self, steps: torch.Tensor, scale: torch.Tensor) -> None:
         low, high = (end * scale for end in torch.aminmax(steps))
-        floor = 0.0 if self.activation in ("relu", "relu6") else self.floor
-        if floor is not None:
-            low = low.clamp(min=floor)
+        if self.activation in ("relu", "relu6"):
+            low = low.clamp(min=0.0)
+        elif self.floor is not None:
+            lowest = steps.transpose(0, 1).flatten(1).amin(1) * scale
+            low = torch.maximum(lowest, self.floor).amin()
         if self.activation == "relu6":
             high = high.clamp(max=6.0)
         self.observe(low, high)

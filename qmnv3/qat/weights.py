@@ -14,8 +14,9 @@ _TINY = 1e-12
 class WeightRange(nn.Module):
     """Grid of a weight [O, ...]: symmetric, integers in [-qmax, qmax], one scale per output channel or one.
 
-    "absmax" follows the largest magnitude; "learned" is LSQ. With `damping` the gradient also draws each
-    weight to the middle of its bin (Nagel et al. 2022, which stops the oscillation of depthwise weights).
+    "absmax" follows the largest magnitude; "learned" is LSQ, with `size` weights to a scale. With `damping`
+    the gradient also draws each weight to the middle of its bin (Nagel et al. 2022, which stops the
+    oscillation of depthwise weights).
     """
 
     def __init__(self, scale: torch.Tensor, form: WeightForm, qmax: int, size: int) -> None:

@@ -27,10 +27,11 @@ def reestimate_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> None:
 
 @contextmanager
 def averaging(norms: Sequence[_BatchNorm]) -> Iterator[None]:
-    """Forget running statistics and average over all that is seen."""
+    """Running statistics become averages over all that is seen; until then they stay what they were."""
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
-        norm.reset_running_stats()
+        assert norm.num_batches_tracked is not None
+        norm.num_batches_tracked.zero_()  # so that the first batch replaces what was there
         norm.momentum = None  # a cumulative average
     try:
         yield

@@ -41,6 +41,37 @@ def test_moving_average_takes_in_each_batchs_ends() -> None:
     assert grid.bounds[:2] == (-110.0, 145.0)
 
 
+def test_batches_of_one_step_count_as_one() -> None:
+    grid = MovingAverageRange(START, momentum=0.0)
+    for low, high in ((-3.0, 40.0), (-5.0, 4.0)):
+        grid.observe(torch.tensor(low), torch.tensor(high))
+    grid.take(grid.seen)
+    assert (float(grid.low), float(grid.high)) == (-5.0, 40.0)
+    assert grid.seen is None
+
+
+def test_int16_stays_int16() -> None:
+    """Its zero point is 0, and the larger end, 20, lies on 32767."""
+    grid = make_range(
+        "clip",
+        QParams.per_tensor(0.001, 0, -32768, 32767),
+        size=1,
+        one_sided=True,
+        floored=False,
+        momentum=0.0,
+    )
+    assert isinstance(grid, MovingAverageRange)
+    grid.take(torch.tensor([-20.0, 5.0]))
+    settle(grid)
+    assert grid.qparams == QParams.per_tensor(20 / 32767, 0, -32768, 32767)
+
+
+def test_a_tensor_without_positive_values_keeps_its_grid() -> None:
+    start = QParams.per_tensor(0.1, 127)
+    grid = make_range("learned", start, size=1, one_sided=False, floored=False, momentum=0.9)
+    assert isinstance(grid, FixedRange) and grid.qparams == start
+
+
 def test_a_learned_zero_point_is_rounded_and_stays_in_the_grid() -> None:
     """From [-10, 15.5] to [-10, 31]: 41 / 255 is the step, and -10 lies 62.2 of them from 0."""
     grid = LearnedRange(START, size=100)
@@ -82,9 +113,10 @@ def test_ranges_are_evaluated_together() -> None:
         assert grid.numbers().tolist() == pytest.approx(expected)
         assert float(grid.scale.detach()) == pytest.approx(expected[0])
     torch.stack([weight * grid.scale for weight, grid in enumerate(grids, 1)]).sum().backward()
-    # d scale / d log(end) is end / 255, times LSQ's 1 / sqrt(size * 127).
-    for weight, size, end, grid in ((1, 3, 15.5, grids[0]), (2, 7, 12.75, grids[1]), (3, 9, 15.5, grids[2])):
-        expected = weight * end / 255 / math.sqrt(size * 127)
+    # d scale / d log(end) is end / 255, times LSQ's 1 / sqrt(size * Q_P): 255 without negative values.
+    sizes = (3 * 127, 7 * 255, 9 * 127)
+    for weight, size, end, grid in zip((1, 2, 3), sizes, (15.5, 12.75, 15.5), grids, strict=True):
+        expected = weight * end / 255 / math.sqrt(size)
         assert float(grid.log_high.grad) == pytest.approx(expected, rel=1e-5)
     assert float(grids[0].log_low.grad) == pytest.approx(10.0 / 255 / math.sqrt(3 * 127), rel=1e-5)
     assert grids[2].log_low.grad is None

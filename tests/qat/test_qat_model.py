@@ -15,7 +15,9 @@ from qmnv3.models.network import build_model
 from qmnv3.preprocessing import Preprocessing
 from qmnv3.qat.config import FormsConfig
 from qmnv3.qat.model import QatModel
+from qmnv3.qat.task import freeze_trained
 from qmnv3.quant.fake_quant import fake_quant
+from qmnv3.quant.sites import read_sites
 from qmnv3.training.task import Diverged
 
 # Float32 sums in another order: BatchNorm's factors are folded in and taken out again.
@@ -75,6 +77,52 @@ def test_equalized_and_with_corrected_biases_it_starts_as_the_frozen_model() -> 
     trainable = QatModel(calibration.model, FormsConfig()).eval()
     trainable.quantize(True)
     assert quantization_gap(trainable, calibration.model, calibration.parent) < 0.2
+
+
+def test_ranges_are_observed_down_to_where_an_equalized_gate_is_zero() -> None:
+    """-3 times what the gate divides a channel by; the tensor is the float model's times its factors."""
+    calibration = calibrated(tiny(), 64, level=3)
+    trainable = QatModel(calibration.model, FormsConfig(activations="moving_average", momentum=0.0))
+    trainable.eval()  # BatchNorm's running statistics are the float model's
+    for output in trainable.outputs():
+        output.train()
+    trainable.quantize(False)
+    x = 30.0 * images(8, 64, seed=5)  # far below -3 in all channels
+    with torch.no_grad():
+        trainable(x)
+        trainable.settle()
+    gates = [
+        site
+        for site in read_sites(calibration.model)
+        if site.hard_swish and site.hard_swish.factors is not None
+    ]
+    assert gates
+    grids = {name: step.output.grid for name, step in trainable.named_steps()}
+    for gate in gates:
+        (name,) = gate.inputs
+        with torch.no_grad():
+            _, kept = trainable.features(x, [name])
+        factors = next(s.fake_quant.factors for s in read_sites(calibration.model) if s.name == name)
+        low = (kept[name].amin((0, 2, 3)) * factors).maximum(-3.0 * gate.hard_swish.factors).amin()
+        assert float((low + 3.0).abs()) > 0.1
+        assert float(grids[name].low) == pytest.approx(float(low), rel=1e-4)
+
+
+def test_what_is_int16_stays_so() -> None:
+    config = PtqConfig.model_validate({"level": 0, "images": 16, "int16": {"sites": ["add"]}})
+    batch = images(16, 64).permute(0, 2, 3, 1).numpy().astype(np.float32)
+    calibration = calibrate(tiny(), spec(64), lambda: iter([batch]), config)
+    for activations in ("learned", "moving_average", "clip"):
+        frozen = copy.deepcopy(calibration.model)
+        freeze_trained(QatModel(calibration.model, FormsConfig(activations=activations)), frozen)
+        before, after = (
+            {site.name: site.fake_quant.qparams for site in read_sites(model)}
+            for model in (calibration.model, frozen)
+        )
+        assert {name: grid.qmax for name, grid in after.items()} == {
+            name: 32767 if name == "add" else 127 for name in before
+        }
+        assert float(after["add"].scale) == pytest.approx(float(before["add"].scale), rel=1e-4)
 
 
 def quantization_gap(trainable: nn.Module, frozen: fx.GraphModule, parent: nn.Module) -> float:

@@ -5,8 +5,10 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from test_qat_model import calibrated, images, tiny
+from test_qat_model import calibrated, images, spec, tiny
 
+from calibration.config import PtqConfig
+from calibration.ptq import calibrate
 from qmnv3.errors import PrepareError
 from qmnv3.qat.config import DistillationConfig, FormsConfig, QatScheduleConfig
 from qmnv3.qat.distillation import Teacher, feature_loss
@@ -94,6 +96,24 @@ def test_statistics_taken_anew_are_the_means_over_the_batches() -> None:
     assert layer.folds and layer.norm.momentum == 0.1
 
 
+def test_statistics_taken_anew_are_of_the_rounded_weights() -> None:
+    """One scale for a whole weight is that of the folded weight, and stays the one before."""
+    batch = images(16, 32).permute(0, 2, 3, 1).numpy()
+    config = PtqConfig.model_validate({"level": 0, "images": 16, "weights": {"granularity": "per_tensor"}})
+    calibration = calibrate(tiny(), spec(32), lambda: iter([batch]), config)
+    model = QatModel(calibration.model, FormsConfig())
+    model.quantize(True)
+    layer = next(model.layers())
+    factor = layer.norm.weight * torch.rsqrt(layer.norm.running_var + layer.norm.eps)
+    rounded = (layer.folded()[0] / factor.reshape(-1, 1, 1, 1)).detach()
+    step = float(next(model.outputs()).grid.qparams.scale)
+    x = (images(8, 32, seed=1) / step).round() * step
+    reestimate_batch_norm(model, [x])
+    with torch.no_grad():
+        expected = F.conv2d(x, rounded, None, 2, 1).mean((0, 2, 3))
+    torch.testing.assert_close(layer.norm.running_mean, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_weights_are_damped_once_a_step_however_many_batches_make_it() -> None:
     """Two halves of the loss on the same images have the gradients of the whole."""
     gradients = []
@@ -124,5 +144,5 @@ def test_averages_observe_before_rounding_starts() -> None:
         grid, seen = steps[site].output.grid, lesson.features[site]
         assert float(grid.high) == pytest.approx(float(seen.max()), rel=1e-4)
         floor = steps[site].output.floor
-        low = float(seen.min()) if floor is None else max(floor, float(seen.min()))
+        low = float(seen.min()) if floor is None else max(float(floor.max()), float(seen.min()))
         assert float(grid.low) == pytest.approx(low, rel=1e-4, abs=1e-6)

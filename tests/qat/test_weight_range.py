@@ -27,7 +27,7 @@ def test_a_learned_scale_has_the_gradient_of_lsq() -> None:
     (expected * upstream).sum().backward()
 
     ours = weight.clone().requires_grad_()
-    learned = WeightRange(scale, "learned", 127, 1)
+    learned = WeightRange(scale, "learned", 127, 72)
     rounded = learned(ours)
     (rounded * upstream).sum().backward()
 
@@ -35,7 +35,7 @@ def test_a_learned_scale_has_the_gradient_of_lsq() -> None:
     torch.testing.assert_close(ours.grad, theirs.grad)
     # The parameter is the scale's logarithm, its gradient scaled by 1 / sqrt(size * 127).
     torch.testing.assert_close(
-        learned.log_scale.grad, their_scale.grad * scale * 127**-0.5, rtol=1e-4, atol=1e-4
+        learned.log_scale.grad, their_scale.grad * scale * (72 * 127) ** -0.5, rtol=1e-4, atol=1e-5
     )
 
 
