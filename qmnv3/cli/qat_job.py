@@ -4,6 +4,7 @@ import copy
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,7 @@ from qmnv3.cli.training_data import (
 from qmnv3.cli.training_view import TrainingView
 from qmnv3.data.image_set import IntArray
 from qmnv3.data.loader import SkippedImages
+from qmnv3.errors import DataError
 from qmnv3.ir import Metadata, QuantGraph
 from qmnv3.models.weights import LoadedModel
 from qmnv3.qat.distillation import Teacher
@@ -94,7 +96,9 @@ def run_qat(job: QatJob, progress: Progress = silent) -> QatResult | None:
     data = find_training_data(job.data, job.val, labels=False if taught_alone else None)
     loaded = load_float(job)
     start = make_start(job, data, loaded, progress, world)
-    trained, judged = class_outputs(data, read_sites(start.parent)[-1].output_shape[1])
+    outputs = read_sites(start.parent)[-1].output_shape[1]
+    labelled = _with_labels(job, data, outputs)
+    trained, judged = class_outputs(labelled, outputs)
     unreadable = SkippedImages()
     workers = decoding_workers(job.config.training, world)
     judge = validation(data, loaded.preprocessing, job.device, judged, unreadable, workers)
@@ -102,8 +106,8 @@ def run_qat(job: QatJob, progress: Progress = silent) -> QatResult | None:
     freeze = _freezing(job, data, loaded, start)
     with TrainingView(job.config.training.epochs) as view:
         outcome = train(
-            _task(job, data, start, model, world),
-            batch_source(data, loaded.preprocessing, job.config.training, world, trained),
+            _task(job, labelled, start, model, world),
+            batch_source(labelled, loaded.preprocessing, job.config.training, world, trained),
             job.config.training,
             job.work,
             recipe=job.begun_with(),
@@ -122,7 +126,7 @@ def run_qat(job: QatJob, progress: Progress = silent) -> QatResult | None:
             frozen, floored = freeze(model)
         floors = [asdict(floor) for floor in floored]
     accuracies = _accuracies(judge, start, frozen, outcome, job.device)
-    metadata = Metadata(job.model, loaded.preprocessing, _labels(data, trained))
+    metadata = Metadata(job.model, loaded.preprocessing, _labels(labelled, trained))
     graphs = convert(frozen, metadata, "int8"), convert(start.parent, metadata, "float32")
     layers = _layers(job, photos(job, data, loaded), frozen, progress)
     report = start.report | {"floored_scales": floors, "layers": layers}
@@ -146,6 +150,17 @@ def _layers(job: QatJob, images: Photos, frozen: fx.GraphModule, progress: Progr
     )
     equalized = {name: site.factors is not None for name, site in activation_sites(frozen).items()}
     return [row | {"equalized": equalized[row["site"]]} for row in layer_table(described, statistics)]
+
+
+def _with_labels(job: QatJob, data: TrainingData, outputs: int) -> TrainingData:
+    """`data` with labels where they teach nothing but can be shown: its folders are the model's classes."""
+    if not data.labelled:
+        with suppress(DataError):
+            found = find_training_data(job.data, job.val, labels=None)
+            class_outputs(found, outputs)
+            if len(found.train) == len(data.train):
+                return found
+    return data
 
 
 def _labels(data: TrainingData, outputs: IntArray) -> tuple[str, ...]:

@@ -32,7 +32,9 @@ def test_qat_ends_in_a_run_that_exports_and_evaluates(
     assert run["recipe"]["training"]["epochs"] == 2 and run["recipe"]["calibration"]["seed"] == 3
     assert run["training"]["accuracy"] >= 0.5
     assert run["training"]["accuracy"] == run["training"]["best"]  # epochs are judged as deployed
-    assert (out / "log.jsonl").read_text()
+    steps = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert all(0.0 <= step["accuracy"] <= 1.0 for step in steps if "loss" in step)
+    assert json.loads((out / "int8.json").read_text())["metadata"]["labels"] == ["blue", "red"]
     assert cli("inspect", out).code == 0
     assert cli("export", "--int8", "--checkpoint", out, "--out", tmp_path / "export").code == 0
     judged = [
