@@ -2,8 +2,9 @@
 
 import difflib
 import reprlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -104,8 +105,16 @@ def _describe(error: ValidationError, model: type[BaseModel]) -> str:
 
 
 def _fields(model: type[BaseModel], parents: list[str]) -> list[str]:
+    """Keys of the section that `parents`, keys and places in lists, lead to."""
     for parent in parents:
-        annotation = model.model_fields[parent].annotation
-        assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
-        model = annotation
+        if parent in model.model_fields:
+            model = next(_sections(model.model_fields[parent].annotation), model)
     return list(model.model_fields)
+
+
+def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Models in an annotation such as `Section | None` or `tuple[Section, ...]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _sections(inner)

@@ -29,9 +29,10 @@ class Row:
     """One file of one network. `form` is "float32", or "int8" and how its nonlinearities are lowered.
 
     `measured_ms` are medians by runtime, `ratios` those to the first variant's first int8 file of the same
-    width and resolution, `noisy` the runtimes with unsteady samples. `refusals` are reasons by the runtime
-    that does not run the file, or PIECES where XNNPACK does not take it in pieces either. `paper` is what the
-    paper published for this network in this precision. None where an axis was left out.
+    width and resolution, `noisy` the runtimes whose samples were not steady, or too few to tell. `refusals`
+    are reasons by the runtime that does not run the file, or PIECES where XNNPACK does not take it in
+    pieces either. `paper` is what the paper published for this network in this precision. None where an
+    axis was left out.
     """
 
     variant: str
@@ -118,6 +119,6 @@ def _of_latency(latency: Mapping[str, Any] | None, form: str) -> dict[str, Any]:
     return {
         "measured_ms": {entry["runtime"]: entry["p50_us"] / 1000 for entry in taken} or None,
         "ratios": {entry["runtime"]: entry["ratio"] for entry in taken if entry["ratio"]} or None,
-        "noisy": frozenset(entry["runtime"] for entry in taken if entry["verdict"].startswith("noisy")),
+        "noisy": frozenset(entry["runtime"] for entry in taken if entry["verdict"] != "steady"),
         "refusals": {r["runtime"]: r["reason"] for r in latency["refusals"] if r["form"] == form},
     }

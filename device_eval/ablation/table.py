@@ -11,7 +11,7 @@ PREDICTED = "predicted Pixel 1 ms (median, worst error %)"
 def table_of(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """Headings and text, without columns in which nothing is known.
 
-    "~" marks unsteady samples, "[N]" the Nth of `notes_of`.
+    "~" marks samples that were not steady or too few, "[N]" the Nth of `notes_of`.
     """
     runtimes = list(dict.fromkeys(name for row in rows for name in (*(row.measured_ms or {}), *row.refusals)))
     records = [_record(row, [name for name in runtimes if name != PIECES], notes_of(rows)) for row in rows]
@@ -85,8 +85,8 @@ def _explanations(rows: Sequence[Row], device: str) -> list[str]:
     lines = []
     if any(row.measured_ms for row in rows):
         lines += [
-            f"Latency measured on {device}, batch 1, medians; ~ marks unsteady samples. Ratios are to the",
-            "first variant's first int8 file of the same size.",
+            f"Latency measured on {device}, batch 1, medians; ~ marks samples that were not steady, or",
+            "too few to tell. Ratios are to the first variant's first int8 file of the same size.",
         ]
     if any(row.predicted for row in rows):
         lines += [

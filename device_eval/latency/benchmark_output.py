@@ -15,10 +15,10 @@ _RUN_ORDER = re.compile(
     r"=+ Run Order =+\n(?P<header>[^\n]*\[node type\][^\n]*)\n(?P<rows>.*?)\n\s*\n", re.DOTALL
 )
 _MEMORY = (
-    re.compile(r"Overall peak memory footprint \(MB\) via periodic monitoring: (\S+)"),
-    re.compile(r"Peak memory:\s+(\S+) MB"),
-    re.compile(r"emory footprint[^\n]*\(MB\): init=\S+ overall=(\S+)"),
-    re.compile(r"Overall footprint:\s+(\S+) MB"),
+    re.compile(r"Overall peak memory footprint \(MB\) via periodic monitoring: (\d+\.?\d*)"),
+    re.compile(r"Peak memory:\s+(\d+\.?\d*) MB"),
+    re.compile(r"emory footprint[^\n]*\(MB\): init=\S+ overall=(\d+\.?\d*)"),
+    re.compile(r"Overall footprint:\s+(\d+\.?\d*) MB"),
 )
 _UNKNOWN_FLAGS = re.compile(r"Unconsumed cmdline flags: (.*)")
 _COMPLAINT = re.compile(
@@ -47,10 +47,12 @@ def parse(output: str) -> Run | None:
     # The first is warm-up: a run that broke off after it measured nothing.
     if len(finished) < 2:
         return None
-    statistics = dict(re.findall(r"(\w+)=([\d.e+]+)", finished[-1]["rest"]))
-    mean_us = float(statistics["avg"] if "avg" in statistics else statistics["curr"])
+    statistics = dict(re.findall(r"(\w+)=(\d+(?:\.\d*)?(?:e[+-]?\d+)?)", finished[-1]["rest"]))
+    mean = statistics.get("avg", statistics.get("curr"))
+    if mean is None:
+        return None
     flags = frozenset(re.findall(r"--(\w+)", " ".join(_UNKNOWN_FLAGS.findall(output))))
-    return Run(int(finished[-1]["count"]), mean_us, _memory(output), _operations(output), flags)
+    return Run(int(finished[-1]["count"]), float(mean), _memory(output), _operations(output), flags)
 
 
 def complaint(output: str) -> str:
@@ -72,8 +74,10 @@ def _operations(output: str) -> tuple[OperationTime, ...]:
         return ()
     # Columns differ between versions: "[start]" was dropped in 2022. Type and name are no numbers.
     columns = re.findall(r"\[([^\]]+)\]", tables[-1]["header"])[1:-1]
+    if "avg ms" not in columns:
+        return ()
     row = re.compile(
-        rf"^\s*(?P<kind>.+?)\s+(?P<numbers>(?:[\d.]+%?\s+){{{len(columns)}}})(?P<name>.*)$", re.MULTILINE
+        rf"^\s*(?P<kind>.+?)\s+(?P<numbers>(?:\d+\.?\d*%?\s+){{{len(columns)}}})(?P<name>.*)$", re.MULTILINE
     )
     return tuple(_operation(match, columns) for match in row.finditer(tables[-1]["rows"]))
 
@@ -81,6 +85,6 @@ def _operations(output: str) -> tuple[OperationTime, ...]:
 def _operation(row: re.Match[str], columns: list[str]) -> OperationTime:
     """Operations of one name share a row: "[times called]" is how often per run, 0 in early versions."""
     numbers = dict(zip(columns, row["numbers"].split(), strict=True))
-    calls = max(1, int(numbers["times called"]))
+    calls = max(1.0, float(numbers.get("times called", 1)))
     name = re.sub(r"^\[(.*)\]", r"\1", row["name"].strip())
     return OperationTime(row["kind"], name, float(numbers["avg ms"]) * 1000 * calls)

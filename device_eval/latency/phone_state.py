@@ -68,7 +68,7 @@ def parse_heat(text: str) -> Heat:
     status = re.search(r"Thermal Status: (\d+)", text)
     # What the sensors say now; the "Cached temperatures" before may be hours old.
     current = text.partition("Current temperatures from HAL:")[2].partition("Current cooling devices")[0]
-    sensors = re.findall(r"mValue=([-\d.]+), mType=(\d+)", current)
+    sensors = re.findall(r"mValue=(-?\d+(?:\.\d+)?), mType=(\d+)", current)
     celsius = [float(value) for value, kind in sensors if int(kind) == _CPU]
     zones = re.findall(r"^zone (\S*cpu\S*) (-?\d+)$", text, re.MULTILINE | re.IGNORECASE)
     celsius = celsius or [_degrees(int(value)) for _, value in zones]
@@ -81,11 +81,11 @@ def parse_heat(text: str) -> Heat:
 def parse_battery(text: str) -> Battery:
     """From the output of `dumpsys battery`."""
     fields = dict(re.findall(r"^\s*([\w ]+): (\S+)\s*$", text, re.MULTILINE))
-    level, scale = fields.get("level"), fields.get("scale", "100")
-    tenths = fields.get("temperature")
+    level, scale = _number(fields.get("level")), _number(fields.get("scale", "100"))
+    tenths = _number(fields.get("temperature"))
     return Battery(
-        None if level is None else round(100 * int(level) / int(scale)),
-        None if tenths is None else int(tenths) / 10,
+        round(100 * level / scale) if level is not None and scale else None,
+        None if tenths is None else tenths / 10,
         any(fields.get(f"{source} powered") == "true" for source in ("AC", "USB", "Wireless", "Dock")),
     )
 
@@ -94,6 +94,11 @@ def parse_free_bytes(text: str) -> int | None:
     """Available bytes from `df -k`; None when it prints no such table."""
     found = re.search(r"\d+\s+\d+\s+(\d+)\s+\d+%", text)
     return int(found[1]) * 1024 if found else None
+
+
+def _number(text: str | None) -> float | None:
+    """None for what some phone says instead of a number."""
+    return float(text) if text is not None and re.fullmatch(r"-?\d+(\.\d+)?", text) else None
 
 
 def _degrees(value: int) -> float:

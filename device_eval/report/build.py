@@ -3,6 +3,7 @@
 from device_eval.report.document import Missing, Report, Section
 from device_eval.report.evidence import Evidence
 from device_eval.report.sections import (
+    ablations,
     accuracy,
     checks,
     findings,
@@ -31,6 +32,7 @@ def build(evidence: Evidence, title: str = "Quantization report") -> Report:
         accuracy.section(evidence),
         checks.section(evidence),
         paper.section(evidence),
+        ablations.section(evidence),
         latency.section(evidence),
         operations.section(evidence),
         prediction.section(evidence),

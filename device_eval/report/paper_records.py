@@ -71,12 +71,14 @@ class AblationFile(Record):
 
     form: str
     predicted: tuple[PhonePrediction, ...]
+    size_bytes: Count | None = None
 
 
 class AblationSize(Record):
     """What was counted of a network."""
 
     files: tuple[AblationFile, ...]
+    madds: Count | None = None
 
 
 class AblationLatency(Record):
@@ -86,6 +88,7 @@ class AblationLatency(Record):
     runtime: str
     p50_us: Microseconds
     verdict: str
+    ratio: Real | None = None
 
 
 class AblationLatencies(Record):
@@ -93,6 +96,13 @@ class AblationLatencies(Record):
 
     latencies: tuple[AblationLatency, ...]
     conditions: Device
+
+
+class AblationAccuracy(Record):
+    """Of a network's files, by form, in percent and percentage points."""
+
+    top1: dict[str, Interval]
+    int8_minus_float: dict[str, Interval]
 
 
 class AblationCell(Record):
@@ -105,10 +115,12 @@ class AblationCell(Record):
     resolution: Count
     size: AblationSize | None = None
     latency: AblationLatencies | None = None
+    accuracy: AblationAccuracy | None = None
 
 
 class Ablation(Record):
     """Of `qmnv3 ablate`: its ablation.json. `device` measured: its "name" and versions."""
 
+    recipe: str
     device: dict[str, str] | None
     cells: tuple[AblationCell, ...]

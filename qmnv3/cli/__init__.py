@@ -47,7 +47,11 @@ GROUPS: dict[str, str] = {"weights": "qmnv3.cli.weights"}
 
 # Exit codes of commands that a signal ended, and what is said then.
 INTERRUPTED = 130
-_ENDED = {INTERRUPTED: "interrupted", 128 + signal.SIGTERM: "terminated"}
+_ENDED = {
+    INTERRUPTED: "interrupted",
+    128 + signal.SIGTERM: "terminated",
+    128 + signal.SIGHUP: "its terminal was closed",
+}
 
 
 def _version(value: bool) -> None:
@@ -69,7 +73,10 @@ def main() -> None:
         # A file name need not be Unicode, nor the terminal able to show all of it.
         sys.stdout.reconfigure(errors="backslashreplace")
     # An exit like any other: temporary files go, and what lies on a phone.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        # nohup has a closed terminal ignored.
+        if signal.getsignal(ending) != signal.SIG_IGN:
+            signal.signal(ending, lambda number, frame: sys.exit(128 + number))
     try:
         _register()
         app()

@@ -82,17 +82,17 @@ def command(
     if val is not None and data is None:
         raise DataError(f"--val {val}: is for networks trained on --data; give it too")
     chosen = _axes(axes, data)
+    _refuse_unused(chosen, {"--data": data, "--training-device": training_device, "--device": device})
     require_device(training_device, "--training-device", elsewhere=cluster is not None)
     where = find_device(device, benchmark_model, 180.0)
-    trained_on = data if "accuracy" in chosen else None
     plan = Plan(runs=runs, warmup=warmup)
     engine = _engine(jobs, cluster)
-    ablation = Ablation(config, chosen, out, where, engine, plan, trained_on, val, training_device)
+    ablation = Ablation(config, chosen, out, where, engine, plan, data, val, training_device)
     outcome = run_ablation(ablation, Report(note=lambda text: typer.echo(f"note: {text}", err=True)))
     settings: dict[str, object] = {
         "recipe": recipe,
         "axes": list(chosen),
-        "data": trained_on and str(trained_on),
+        "data": data and str(data),
         "val": val and str(val),
         "training_device": training_device,
         "runs": runs,
@@ -120,6 +120,18 @@ def _axes(text: str | None, data: Path | None) -> "tuple[Axis, ...]":
         raise RecipeError(f"--axes {text}: accuracy needs images to train on; give --data")
     found: list[Axis] = [axis for axis in ("accuracy", "latency", "size") if axis in names]
     return tuple(found)
+
+
+def _refuse_unused(axes: "tuple[Axis, ...]", given: "dict[str, object]") -> None:
+    """RecipeError for an option that says something about an axis that is left out."""
+    from qmnv3.errors import RecipeError
+
+    belongs = {"--data": "accuracy", "--training-device": "accuracy", "--device": "latency"}
+    for option, value in given.items():
+        if value not in (None, "cpu", "host") and belongs[option] not in axes:
+            raise RecipeError(
+                f"{option} {value}: is about {belongs[option]}, which --axes leaves out; add it"
+            )
 
 
 def _engine(jobs: int | None, cluster: str | None) -> "Engine":

@@ -9,7 +9,16 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from calibration.config import PtqConfig
 from device_eval.ablation.paper import THINGS
@@ -19,6 +28,9 @@ from qmnv3.training.config import TrainConfig
 Lowering = Literal["add-mul", "op", "equalized"]
 Axis = Literal["accuracy", "latency", "size"]
 Side = Annotated[int, Field(strict=True, ge=32, le=1024)]
+
+
+_OPTIONS = TypeAdapter(ModelOptions)
 
 
 class _Strict(BaseModel):
@@ -47,6 +59,12 @@ class Variant(_Strict):
                 near = difflib.get_close_matches(name, valid, n=1)
                 hint = f"did you mean {near[0]!r}?" if near else f"valid are {', '.join(valid)}"
                 raise ValueError(f"no model option {name!r}; {hint}")
+        try:
+            _OPTIONS.validate_python(options)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise ValueError(f"{where}: {first['msg']}") from None
         return options
 
     @field_validator("claim")

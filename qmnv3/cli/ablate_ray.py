@@ -39,6 +39,10 @@ class RayCluster:
         try:
             task = ray.remote(max_retries=0, max_calls=1)(work)
             gpus = [int(job.training_device == "cuda") for job in jobs]
+            if any(gpus) and not ray.cluster_resources().get("GPU"):
+                raise ClusterError(  # Ray would wait for one, without a word
+                    f"--cluster {self.address}: no machine of it has a GPU; leave out --training-device cuda"
+                )
             submitted = {task.options(num_gpus=g).remote(job): job for g, job in zip(gpus, jobs, strict=True)}
             waiting = list(submitted)
             while waiting:

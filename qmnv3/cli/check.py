@@ -65,7 +65,14 @@ def command(
     from device_eval.preparation import Override
     from qmnv3.cli.bench import find_device
     from qmnv3.cli.check_job import CheckJob, run_check
+    from qmnv3.errors import DataError, DeviceError
 
+    shown = {"--images": images, "--classes": classes, "--mean": mean, "--std": std, "--resize": resize}
+    unused = [f"{option} {value}" for option, value in shown.items() if value is not None]
+    if data is None and unused:
+        raise DataError(f"{unused[0]}: is for accuracy; give --data too")
+    if device == "none" and benchmark_model is not None:
+        raise DeviceError(f"--benchmark-model {benchmark_model}: only for phones; add --device adb")
     job = CheckJob(
         model,
         float_model,

@@ -4,7 +4,9 @@ import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypedDict, get_args
+from typing import Any, Literal, get_args
+
+from typing_extensions import TypedDict  # pydantic cannot read Python 3.11's
 
 from qmnv3.errors import ModelError
 from qmnv3.models.rows import (

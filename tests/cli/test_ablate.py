@@ -291,7 +291,24 @@ def test_accuracy_is_of_each_file_of_the_trained_network(
     [
         ({}, ["--axes", "speed"], ["--axes speed", "accuracy, latency, size"]),
         ({}, ["--axes", "accuracy"], ["give --data"]),
+        ({}, ["--axes", "size", "--data", "."], ["--data .", "accuracy", "--axes"]),
+        ({}, ["--axes", "size", "--device", "adb"], ["--device adb", "latency", "--axes"]),
         ({"sises": []}, [], ["sises", "did you mean 'sizes'"]),
+        ({"sizes": [{"width": [1.0]}]}, [], ["'sizes.0.width'", "did you mean 'widths'"]),
+        ({"variants": [{"name": "a", "modl": "small"}]}, [], ["variants.0.model"]),
+        ({"variants": [{"name": "a", "model": "small", "nam": 1}]}, [], ["variants.0.nam", "'name'"]),
+        ({"training": {"optimizer": {"ratee": 1}}}, [], ["optimizer.ratee", "did you mean 'rate'"]),
+        *(
+            ({"variants": [{"name": "a", "model": "small", "options": {key: value}}]}, [], [key, text])
+            for key, value, text in (
+                ("nonlinearity", [1], "valid string"),
+                ("stem_width", "x", "valid integer"),
+                ("stem_width", 16.5, "valid integer"),
+                ("dropout", "x", "valid number"),
+                ("activations", ["features.0"], "dictionary"),
+                ("last_stage", "short", "'efficient'"),
+            )
+        ),
         ({"lowerings": ["addmul"]}, [], ["lowerings", "'addmul'"]),
         (
             {"variants": [{"name": "a", "model": "small", "options": {"stemwidth": 8}}]},

@@ -68,6 +68,7 @@ def test_everything_on_one_page(
         "Accuracy",
         "Claims of the paper, checked",
         "Beside the paper",
+        "Ablations",
         "Latency",
         "Predicted latency on Pixel phones",
         "Partitions",
@@ -77,6 +78,22 @@ def test_everything_on_one_page(
         "Lint",
         "Provenance",
     ]
+    (ablated,) = value["sections"][titles.index("Ablations")]["tables"]
+    assert ablated["title"] == "placement"
+    assert ablated["rows"][1] | {"predicted_pixel1_ms": None} == {
+        "variant": "V3-hswish@80",
+        "width": 1.0,
+        "resolution": 224,
+        "form": "int8 add-mul",
+        "top1_percent": {"value": 56.1, "low": 54.5, "high": 57.6},
+        "int8_minus_float_points": {"value": 0.1, "low": -0.4, "high": 0.5},
+        "mmadds": 217.0,
+        "mb": 5.0,
+        "predicted_pixel1_ms": None,
+        "LiteRT xnnpack_ms": 3.6,
+        "LiteRT xnnpack_ratio": 1.0,
+        "samples": "steady",
+    }
     page, text = Page(out.read_text()), md.read_text()
     for title in titles:
         assert title in page.text and f"## {title}\n" in text

@@ -199,10 +199,17 @@ def ablation(verdict: str = "steady", **options: str) -> dict[str, Any]:
                 "options": options,
                 "width": 1.0,
                 "resolution": 224,
-                "size": {"files": [{"form": form, "predicted": predicted} for form in forms]},
+                "size": {
+                    "madds": 217_000_000,
+                    "files": [{"form": f, "predicted": predicted, "size_bytes": 5_000_000} for f in forms],
+                },
+                "accuracy": {
+                    "top1": {form: {"estimate": 56.1, "low": 54.5, "high": 57.6} for form in forms},
+                    "int8_minus_float": {"int8 add-mul": {"estimate": 0.1, "low": -0.4, "high": 0.5}},
+                },
                 "latency": {
                     "latencies": [
-                        {"form": form, "p50_us": us, **runtime}
+                        {"form": form, "p50_us": us, "ratio": us / 3600, **runtime}
                         for form, us in zip(forms, (6000, 3600), strict=True)
                     ],
                     "conditions": {"kind": "host"},

@@ -81,9 +81,36 @@ def test_flags_an_older_version_does_not_know() -> None:
     assert run is not None and run.ignored_flags == {"use_xnnpack", "min_secs"}
 
 
-@pytest.mark.parametrize("text", ["", "STARTING!\n", "count=5 first=1 curr=1 min=1 max=1 avg=1 std=0\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "STARTING!\n",
+        "count=5 first=1 curr=1 min=1 max=1 avg=1 std=0\n",
+        "count=9 curr=1\ncount=5 first=1 avg=-nan std=1\n",
+        "count=9 curr=1\ncount=5\n",
+    ],
+)
 def test_nothing_measured(text: str) -> None:
     assert parse(text) is None
+
+
+def test_what_is_no_number_is_not_known() -> None:
+    order = "============================== Run Order ==============================\n"
+    for more in (
+        "Peak memory:  unknown MB\n",
+        order + "\t[node type]\t[first]\t[Name]\n\tCONV_2D\t0.1\t[x]:0\n\n",
+        order + "\t[node type]\t[avg ms]\t[Name]\n\tCONV_2D\t.\t[x]:0\n\n",
+    ):
+        run = parse("count=9 curr=1\ncount=5 curr=3\n" + more)
+        assert run is not None and (run.mean_us, run.memory_mb, run.operations) == (3.0, None, ())
+
+
+def test_operations_of_a_table_without_their_calls_are_called_once() -> None:
+    order = "============================== Run Order ==============================\n"
+    table = order + "\t[node type]\t[avg ms]\t[Name]\n\tCONV_2D\t0.5\t[x]:0\n\n"
+    run = parse("count=9 curr=1\ncount=5 curr=3\n" + table)
+    assert run is not None and [(o.kind, o.mean_us) for o in run.operations] == [("CONV_2D", 500.0)]
 
 
 def test_a_refusal_is_told_by_its_first_error() -> None:

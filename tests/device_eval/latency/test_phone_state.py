@@ -51,6 +51,25 @@ def test_throttling_shows_in_the_status_or_in_the_clock() -> None:
     assert Heat(0, 80.0, {}).throttled(PIXEL2, (7,)) is None
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("level: unknown\n scale: 100\n temperature: 300\n", Battery(None, 30.0, False)),
+        ("level: 50\n scale: 0\n temperature: -\n", Battery(None, None, False)),
+        ("level: 50\n temperature: 25.5\n", Battery(50, 2.55, False)),
+    ],
+)
+def test_a_battery_that_says_no_number(text: str, expected: Battery) -> None:
+    assert parse_battery(text) == expected
+
+
+@pytest.mark.parametrize("value", ["-", "NaN", "."])
+def test_a_sensor_that_says_no_number(value: str) -> None:
+    sensor = f"Temperature{{mValue={value}, mType=0, mName=CPU0}}"
+    text = f"Thermal Status: 0\nCurrent temperatures from HAL:\n {sensor}\nCurrent cooling devices"
+    assert parse_heat(text) == Heat(0, None, {})
+
+
 def test_battery() -> None:
     text = (RECORDINGS / "battery_phone.txt").read_text(encoding="utf-8")
     assert parse_battery(text) == Battery(84, 32.6, True)
