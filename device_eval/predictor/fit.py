@@ -22,7 +22,7 @@ FEATURES: dict[Precision, tuple[str, ...]] = {
 MILLION = 1e6
 SWISH = "swish instead of h-swish, quantized"
 FAMILIES: dict[str, Callable[[Published], bool]] = {
-    "multipliers": lambda row: row.network.model != "v2" and row.network.width != 1,
+    "multipliers": lambda row: row.network.width != 1,
     "resolutions": lambda row: row.network.resolution != 224,
     "V3-Large": lambda row: row.network.model == "large",
     "V3-Small": lambda row: row.network.model == "small",

@@ -6,7 +6,7 @@ import socket
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from cli_command import Cli, assert_refused, run_main
@@ -14,11 +14,13 @@ from test_ablate import CELL, RECIPE, dying, mtimes, write_recipe
 
 from device_eval.latency.host import Host
 from device_eval.latency.result import Report
-from qmnv3.cli import ablate_job
+from qmnv3.cli import ablate_job, ablate_ray
 from qmnv3.cli.ablate_cell import CellJob, Failures
 from qmnv3.cli.ablate_config import AblationConfig
 from qmnv3.cli.ablate_engine import Work
 from qmnv3.cli.ablate_job import Ablation, run_ablation
+from qmnv3.cli.ablate_ray import RayCluster
+from qmnv3.errors import ClusterError
 
 
 def test_a_worker_that_dies_fails_its_cell_alone_and_the_next_command_goes_on(
@@ -75,6 +77,21 @@ def test_a_cluster_that_does_not_answer_is_one_line(cli: Cli, tmp_path: Path) ->
                 "ablate", write_recipe(tmp_path / "a.yaml"), "--out", tmp_path / "OUT", "--cluster", given
             )
             assert_refused(done, given, "cannot be reached", "Connection refused")
+
+
+@pytest.mark.usefixtures("ray_stub")
+def test_a_cluster_without_a_gpu_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray itself would wait for one for ever."""
+    nodes = SimpleNamespace(
+        remote=lambda **options: lambda work: work,
+        cluster_resources=lambda: {"CPU": 2.0},
+        shutdown=lambda: None,
+    )
+    monkeypatch.setattr(ablate_ray, "_connect", lambda address: nodes)
+    config = AblationConfig.model_validate({**RECIPE, "variants": RECIPE["variants"][:1]})
+    ablation = Ablation(config, ("size",), tmp_path, Host(), RayCluster("local"), training_device="cuda")
+    with pytest.raises(ClusterError, match="--cluster local: no machine of it has a GPU"):
+        run_ablation(ablation, Report())
 
 
 def test_without_ray_the_extra_is_named(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
