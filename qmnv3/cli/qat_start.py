@@ -1,6 +1,7 @@
 """Where `qmnv3 qat` starts: the float model, calibrated now or in a RUN of `qmnv3 ptq`."""
 
 import copy
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from calibration.config import WeightConfig
 from calibration.progress import Progress, silent
 from calibration.ptq import calibrate
 from qmnv3.cli.ptq_job import Photos, fingerprint
-from qmnv3.cli.training_data import TrainingData, named
+from qmnv3.cli.train_job import resumable
+from qmnv3.cli.training_data import TrainingData, find_training_data, identity, sha256
 from qmnv3.data.folder import sample
 from qmnv3.errors import GraphError, PrepareError, TrainingError, WeightsError
 from qmnv3.models.download import cache_dir, fetch
@@ -45,9 +47,14 @@ class QatJob:
     resume: bool = False
 
     def begun_with(self) -> dict[str, Any]:
-        """What must be the same for a run to go on."""
-        given: dict[str, Any] = {"model": self.model, "weights": str(self.weights), "start": str(self.start)}
-        given |= {"data": str(self.data), "val": named(self.val)}
+        """What must be the same for a run to go on; weights and images by content, wherever they lie.
+
+        Raises a QmnError as `find_training_data` does.
+        """
+        labels = False if self.config.distillation.weight == 1.0 else None
+        start = None if self.start is None else self.start / CALIBRATED
+        given: dict[str, Any] = {"model": self.model, "start": sha256(start)}
+        given |= identity(checkpoint(self), find_training_data(self.data, self.val, labels=labels))
         given |= {"width": self.width, "resolution": self.resolution}
         return given | self.config.model_dump(exclude={"training": {"workers"}})  # they change nothing
 
@@ -134,7 +141,8 @@ def make_start(
     images, config = photos(job, data, loaded), job.config.calibration
     folder = job.work / "calibration" if world.leads else None
     share, shown = images.share(world), progress if world.leads else silent
-    found = calibrate(loaded.model, loaded.preprocessing, images, config, shown, folder, share)
+    with resumable(job.work) if world.leads else nullcontext():
+        found = calibrate(loaded.model, loaded.preprocessing, images, config, shown, folder, share)
     floored = frozenset(floor.site for floor in found.floored)
     return Start(found.model, found.parent, floored, found.to_json())
 

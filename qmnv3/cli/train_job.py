@@ -1,7 +1,8 @@
 """The whole of `qmnv3 train`: load, train, save weights."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,14 @@ from qmnv3.cli.training_data import (
     class_outputs,
     decoding_workers,
     find_training_data,
-    named,
+    identity,
     validation,
     whole_images,
 )
 from qmnv3.cli.training_view import TrainingView
 from qmnv3.data.loader import SkippedImages
 from qmnv3.environment import environment
-from qmnv3.errors import ModelError, TrainingError
+from qmnv3.errors import ModelError, ProcessError, QmnError, TrainingError, TrainingStopped
 from qmnv3.files import write_json
 from qmnv3.models.checkpoint import save_checkpoint
 from qmnv3.models.config import ModelOptions
@@ -56,6 +57,11 @@ class TrainJob:
     device: str = "cpu"
     resume: bool = False
 
+    def given(self) -> dict[str, str | None]:
+        """Where weights and images were, for people."""
+        val = None if self.val is None else str(self.val)
+        return {"weights": str(self.weights), "data": str(self.data), "val": val}
+
 
 def run_train(job: TrainJob) -> Outcome:
     """Train and write `job.out`/model.safetensors, train.json, log.jsonl and checkpoints/.
@@ -65,6 +71,11 @@ def run_train(job: TrainJob) -> Outcome:
     world = join_world(job.device)
     if world.leads:
         check_training_folder(job.out, resume=job.resume, restarted=world.restarted)
+    with resumable(job.out) if world.leads else nullcontext():
+        return _run(job, world)
+
+
+def _run(job: TrainJob, world: World) -> Outcome:
     data = find_training_data(job.data, job.val, labels=True)
     loaded = _load(job, data)
     network = loaded.model
@@ -80,13 +91,7 @@ def run_train(job: TrainJob) -> Outcome:
         images = whole_images(data, loaded.preprocessing, count, job.config.seed, job.device)
         reestimate_batch_norm(model, images)
 
-    recipe: dict[str, Any] = {
-        "model": network.config.to_json(),
-        "weights": str(job.weights),
-        "data": str(job.data),
-        "val": named(job.val),
-        "resolution": job.resolution,
-    }
+    recipe: dict[str, Any] = {"model": network.config.to_json(), "resolution": job.resolution}
     recipe |= job.config.model_dump(exclude={"workers"})  # which change nothing
     with TrainingView(job.config.epochs) as view:
         outcome = train(
@@ -94,7 +99,7 @@ def run_train(job: TrainJob) -> Outcome:
             batch_source(data, loaded.preprocessing, job.config, world, trained),
             job.config,
             job.out,
-            recipe=recipe,
+            recipe=recipe | identity(job.weights, data),
             validate=_with_fresh_statistics(judge, fresh) if judge and count else judge,
             unreadable=unreadable,
             world=world,
@@ -106,24 +111,43 @@ def run_train(job: TrainJob) -> Outcome:
             with alone():
                 fresh(network)
         save_checkpoint(job.out / WEIGHTS, network.cpu(), loaded.preprocessing)
-        write_json(job.out / SUMMARY, _summary(outcome, recipe, world))
+        write_json(job.out / SUMMARY, _summary(outcome, recipe | job.given(), world))
     return outcome
 
 
 def check_training_folder(out: Path, *, resume: bool, restarted: bool = False) -> None:
     """TrainingError where a new run would overwrite another, or there is none to resume.
 
-    Processes that torchrun `restarted` go on with what there is.
+    One that was killed before its first checkpoint can be resumed: it begins. Processes that torchrun
+    `restarted` go on with what there is.
     """
     last = out / CHECKPOINTS / LAST
     if out.is_file():
         raise TrainingError(f"{out}: is a file; choose another --out")
     if restarted:
         return
-    if resume and not last.is_file():
-        raise TrainingError(f"{out}: no {CHECKPOINTS}/{LAST} to resume; begin without --resume")
+    if resume and not out.exists():
+        raise TrainingError(f"{out}: no such folder, there is no training to resume; begin without --resume")
     if not resume and last.exists():
         raise TrainingError(f"{out}: holds a training already; give --resume to go on, or another --out")
+
+
+@contextmanager
+def resumable(out: Path) -> Iterator[None]:
+    """Make the folder of a training, so that --resume goes on when the block is killed.
+
+    Where its input turns out to be wrong nothing is left.
+    """
+    missing = [folder for folder in (out, *out.parents) if not folder.exists()]
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except (QmnError, OSError) as error:
+        if not isinstance(error, ProcessError | TrainingStopped):
+            for folder in missing:
+                with suppress(OSError):  # it is no longer empty
+                    folder.rmdir()
+        raise
 
 
 def _load(job: TrainJob, data: TrainingData) -> LoadedModel:

@@ -20,6 +20,7 @@ from qmnv3.data.shards import are_shards, expand_shards, find_shards
 from qmnv3.data.training_batches import TrainingBatches
 from qmnv3.environment import usable_cpus
 from qmnv3.errors import DataError
+from qmnv3.files import file_sha256
 from qmnv3.preprocessing import Preprocessing
 from qmnv3.training.config import TrainConfig
 from qmnv3.training.distributed import World
@@ -27,6 +28,7 @@ from qmnv3.training.distributed import World
 _VALIDATION_BATCH = 50
 _DECODING_THREADS = 2
 _STATISTICS_BATCH = 100
+_DIGITS = 16
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,24 @@ class TrainingData:
         return bool(self.train.classes)
 
 
-def named(images: Path | str | None) -> str | None:
-    """What was asked for, as a checkpoint remembers it."""
-    return None if images is None else str(images)
+def identity(weights: Path | None, data: TrainingData) -> dict[str, str | None]:
+    """What a run that is resumed must have been begun with, by content and not by path.
+
+    Images by names and sizes, as reading them all would take too long.
+    """
+    return {"weights": sha256(weights), "data": _identity(data.train), "val": _identity(data.val)}
+
+
+def sha256(weights: Path | None) -> str | None:
+    """A checkpoint in words."""
+    return None if weights is None else f"a file of SHA-256 {file_sha256(weights)[:_DIGITS]}"
+
+
+def _identity(images: ImageSet | None) -> str | None:
+    if images is None:
+        return None
+    kind = "labelled images" if images.classes else "images"
+    return f"{len(images)} {kind}, SHA-256 of names and sizes {images.listing_sha256()[:_DIGITS]}"
 
 
 def find_training_data(data: Path | str, val: Path | str | None, *, labels: bool | None) -> TrainingData:
@@ -139,7 +156,7 @@ def whole_images(
     """So many training images [N, 3, H, W] as they are evaluated, for BatchNorm's statistics."""
     chosen = sample(data.train, count, seed)
     for batch in load_batches(data.train, spec, _STATISTICS_BATCH, indices=chosen, skip_bad=True):
-        yield torch.from_numpy(batch.images).permute(0, 3, 1, 2).to(device)
+        yield torch.from_numpy(batch.for_batch_norm().images).permute(0, 3, 1, 2).to(device)
 
 
 def validation(

@@ -41,6 +41,10 @@ class ImageFolder:
         """As `read_image`."""
         return read_image(self.paths[index])
 
+    def listing_sha256(self) -> str:
+        """As the function of this name."""
+        return listing_sha256(self)
+
     def order(self, seed: int, epoch: int, world_size: int) -> IntArray:
         """All images in an order that does not depend on the number of processes."""
         return epoch_order(len(self), seed, epoch)

@@ -32,6 +32,10 @@ class ImageSet(Protocol):
         """What `qmnv3.data.decode` decodes; ImageError for an image that can be left out, else DataError."""
         ...
 
+    def listing_sha256(self) -> str:
+        """SHA-256 of names and sizes, the same wherever the images lie."""
+        ...
+
     def order(self, seed: int, epoch: int, world_size: int) -> IntArray:
         """Indices in an epoch's order; of several processes, process r takes every one from r on.
 

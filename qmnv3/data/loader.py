@@ -27,6 +27,15 @@ class Batch:
     def __len__(self) -> int:
         return len(self.paths)
 
+    def for_batch_norm(self) -> "Batch":
+        """Itself; one image is held twice: BatchNorm takes no statistics of a single value.
+
+        Mean loss, gradient and the mean in BatchNorm are those of the one.
+        """
+        if len(self) != 1:
+            return self
+        return Batch(self.images.repeat(2, axis=0), self.labels.repeat(2), 2 * self.paths)
+
 
 @dataclass
 class SkippedImages:

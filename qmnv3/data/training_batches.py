@@ -30,7 +30,8 @@ class TrainingBatches:
     How image i looks in an epoch follows from seed, epoch and i alone: not from `workers`, timing or `rank`.
     Of `world_size` processes each takes every world_size-th image of a common batch. The images that do not
     fill a batch are left out, other ones each epoch. A corrupt image is left out and recorded in `skipped`;
-    DataError when a whole batch is. Labels index the folder's classes, or with `outputs` are those of them.
+    DataError when a whole batch is. A batch of one image holds it twice, unless other processes have more.
+    Labels index the folder's classes, or with `outputs` are those of them.
     `workers` are threads, with `processes` as many processes that these hand their images to.
     """
 
@@ -82,7 +83,9 @@ class TrainingBatches:
         labels = np.asarray([self._folder.labels[i] for i in kept] if self._folder.labels else [], np.int64)
         if self._outputs is not None and len(labels):
             labels = self._outputs[labels]
-        return Batch(np.stack(images), labels, tuple(self._folder.path(i) for i in kept))
+        batch = Batch(np.stack(images), labels, tuple(self._folder.path(i) for i in kept))
+        # Several processes have images enough: they share their statistics.
+        return batch.for_batch_norm() if self._world == 1 else batch
 
     def close(self) -> None:
         """Stop decoding ahead."""

@@ -26,7 +26,8 @@ class Progress:
     `best` is the highest validation result so far, `start` that of what training began with; `skipped` are
     the images that could not be read. An epoch
     has `batches` batches in each of `processes` processes; 0 before the first. `first_loss` was that of the
-    first update, `hopeless` counts the latest updates whose loss was far above it.
+    first update, `average_loss` that of the last `averaged`, at its lowest `lowest_loss`; `hopeless` counts
+    the latest updates whose loss was beyond hope.
     """
 
     step: int = 0
@@ -38,6 +39,9 @@ class Progress:
     processes: int = 0
     batches: int = 0
     first_loss: float | None = None
+    average_loss: float | None = None
+    averaged: int = 0
+    lowest_loss: float | None = None
     hopeless: int = 0
 
 

@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(strict=True, ge=1)]
 
 
@@ -16,7 +16,8 @@ class _Strict(BaseModel):
 class OptimizerConfig(_Strict):
     """The optimizer; `rate` is for batches of `reference_batch` images and scales with the batch's size.
 
-    "rmsprop" is TensorFlow's (`alpha` the weight of the past in its mean square, `eps` inside the root).
+    "rmsprop" is TensorFlow's: `alpha` is the weight of the past in its mean square, by default 0.9, `eps`
+    stands inside the root, by default 0.001. The others have neither; a recipe takes back a base's with null.
     Weight decay spares biases and BatchNorm unless `decay_norms`; these take `bias_rate` times the rate.
     Ranges learned in quantization-aware training take `range_rate` times the rate.
     """
@@ -26,8 +27,8 @@ class OptimizerConfig(_Strict):
     reference_batch: Count = 256
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     nesterov: bool = False
-    alpha: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    eps: Positive = 1e-3
+    alpha: Annotated[float, Field(ge=0, lt=1)] | None = None
+    eps: Positive | None = None
     weight_decay: NotNegative = 1e-5
     decay_norms: bool = False
     bias_rate: NotNegative = 1.0
@@ -37,6 +38,16 @@ class OptimizerConfig(_Strict):
     def _nesterov_has_momentum(self) -> "OptimizerConfig":
         if self.nesterov and (self.kind != "sgd" or self.momentum == 0):
             raise ValueError("nesterov: needs kind sgd and a momentum above 0; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _only_rmsprop_takes_them(self) -> "OptimizerConfig":
+        for name in ("alpha", "eps"):
+            value = getattr(self, name)
+            if value is not None and self.kind != "rmsprop":
+                raise ValueError(
+                    f"{name} {value:g}: is rmsprop's, {self.kind} has none; leave it out, or give null"
+                )
         return self
 
 
@@ -78,6 +89,14 @@ class AugmentationConfig(_Strict):
     colour: bool = True
     shift: Annotated[int, Field(strict=True, ge=0)] = 0
 
+    @model_validator(mode="after")
+    def _aspects_are_a_range(self) -> "AugmentationConfig":
+        if self.min_aspect > self.max_aspect:
+            raise ValueError(
+                f"min_aspect {self.min_aspect:g}: is above max_aspect {self.max_aspect:g}; give them in order"
+            )
+        return self
+
 
 class MixingConfig(_Strict):
     """Images blended in pairs: `mixup` fades (Zhang et al. 2018), `cutmix` pastes a box (Yun et al. 2019).
@@ -101,8 +120,8 @@ class TrainConfig(_Strict):
     writes event files beside the log. `precision` "bf16" is autocast. `compile` uses torch.compile, which
     needs a C++ compiler (CPU) or Triton (GPU).
 
-    What is not finite ends a training, and so do 100 updates in a row with a loss of more than ten times both
-    the first one and that of guessing, log(classes).
+    What is not finite ends a training, and so do 100 updates in a row with a loss beyond hope, see
+    `qmnv3.training.diagnosis.note_loss`.
     """
 
     epochs: Count = 10

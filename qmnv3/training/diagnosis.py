@@ -12,16 +12,31 @@ from qmnv3.training.tally import Tally
 from qmnv3.training.task import Diverged
 
 _HOPELESS_TIMES, _HOPELESS_UPDATES = 10, 100
+# Of as many updates is the average loss, which says something from so many on.
+_AVERAGED, _FEWEST = 100, 10
 
 
 def note_loss(progress: Progress, tally: Tally) -> None:
-    """Diverged after 100 updates in a row with a loss of ten times both the first one and that of guessing.
+    """Diverged after 100 updates in a row with a loss that no training comes back from.
 
-    Guessing, all classes alike, has the loss log(classes): no training that learns stays so far above it.
+    Guessing, all classes alike, has the loss log(classes). A training whose average loss was once below half
+    of that has learned (or begun with what had), and is hopeless more than halfway back from its lowest
+    average to guessing: a collapse to one answer for all images, of cross-entropy log(classes), or a
+    distillation that lost its teacher. One that has not yet learned is hopeless from ten times both the first
+    loss and that of guessing on. Warm-up, noise, mixing and smoothing do not get there: they raise the lowest
+    average, too, and a single better update counts anew.
     """
-    if progress.first_loss is None:
-        progress.first_loss = tally.loss
-    limit = _HOPELESS_TIMES * max(progress.first_loss, math.log(tally.classes))
+    loss, guessing = tally.loss, math.log(tally.classes)
+    if progress.first_loss is None or progress.average_loss is None:
+        progress.first_loss = progress.average_loss = loss
+    progress.averaged = min(progress.averaged + 1, _AVERAGED)
+    progress.average_loss += (loss - progress.average_loss) / progress.averaged
+    if progress.averaged >= _FEWEST:
+        lowest = progress.lowest_loss
+        progress.lowest_loss = progress.average_loss if lowest is None else min(lowest, progress.average_loss)
+    limit = _HOPELESS_TIMES * max(progress.first_loss, guessing)
+    if progress.lowest_loss is not None and progress.lowest_loss < guessing / 2:
+        limit = (progress.lowest_loss + guessing) / 2
     progress.hopeless = progress.hopeless + 1 if tally.loss > limit else 0
     if progress.hopeless >= _HOPELESS_UPDATES:
         raise Diverged(f"loss is {tally.loss:g}, and for {progress.hopeless} steps was above {limit:.3g}")

@@ -47,6 +47,7 @@ ALONE = World(0, 1, "cpu")
 # NCCL torchrun ends all, but one that hangs holds the GPUs so long.
 _PATIENCE = {"gloo": timedelta(days=1), "nccl": timedelta(hours=2)}
 _FAILURES = "qmnv3_failures"
+_START = "start several processes with torchrun, or unset WORLD_SIZE"
 _alone = ContextVar("alone", default=False)
 
 
@@ -61,22 +62,42 @@ def require_device(device: str, option: str = "--device", *, elsewhere: bool = F
 def join_world(device: str) -> World:
     """Join the processes torchrun started, or be alone; `device` is "cpu" or "cuda".
 
-    TrainingError for a device that is not there.
+    TrainingError for a device that is not there, for more processes than GPUs, and where part of what
+    torchrun sets in the environment is missing.
     """
     require_device(device)
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    size = _from_torchrun("WORLD_SIZE") if "WORLD_SIZE" in os.environ else 1
     if size == 1:
         return World(0, 1, device, _restarts() > 0)
+    rank, local = _from_torchrun("RANK"), _from_torchrun("LOCAL_RANK")
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        if name not in os.environ:
+            raise TrainingError(f"WORLD_SIZE {size}: {name} is not set; {_START}")
     if device == "cuda":
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        gpus = torch.cuda.device_count()
+        if local >= gpus:
+            raise TrainingError(
+                f"--nproc-per-node: process {local + 1} of this machine finds {gpus} GPUs; "
+                "start as many processes as there are GPUs"
+            )
+        torch.cuda.set_device(local)
     if not dist.is_initialized():
-        rank = int(os.environ["RANK"])
         backend = "nccl" if device == "cuda" else "gloo"
         patience = _PATIENCE[backend]
-        dist.init_process_group(backend, store=_store(), rank=rank, world_size=size, timeout=patience)
+        with reaching_others():
+            dist.init_process_group(backend, store=_store(), rank=rank, world_size=size, timeout=patience)
         if device == "cpu":
             atexit.register(dist.destroy_process_group)  # gloo's threads abort an interpreter that ends first
     return World(dist.get_rank(), size, device, _restarts() > 0)
+
+
+def _from_torchrun(name: str) -> int:
+    value = os.environ.get(name)
+    if value is None:
+        raise TrainingError(f"WORLD_SIZE {os.environ['WORLD_SIZE']}: {name} is not set; {_START}")
+    if not value.isdecimal() or (name == "WORLD_SIZE" and int(value) == 0):
+        raise TrainingError(f"{name} {value}: is not a number of processes; {_START}")
+    return int(value)
 
 
 def gpu_name(device: str) -> str | None:
@@ -112,14 +133,21 @@ def _restarts() -> int:
 
 def first_to_fail() -> bool:
     """Whether this process is the first that asks: where all fail of one cause, one of them shall say so."""
-    return not is_distributed() or _store().add(_FAILURES, 1) == 1
+    try:
+        return not is_distributed() or _store().add(_FAILURES, 1) == 1
+    except RuntimeError:  # who kept count is gone
+        return True
 
 
 @contextmanager
-def _reaching_others() -> Iterator[None]:
+def reaching_others() -> Iterator[None]:
+    """ProcessError where the block fails because another process is gone; other errors stay as they are."""
     try:
         yield
     except RuntimeError as error:
+        # gloo's errors have no class of their own, but name its source files or the transport.
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error).lower():
+            raise
         raise ProcessError(
             f"another process ended, see what it said; {str(error).splitlines()[0]}"
         ) from error
@@ -128,14 +156,16 @@ def _reaching_others() -> Iterator[None]:
 def largest(values: Tensor) -> Tensor:
     """Elementwise maximum over all processes."""
     if is_distributed():
-        dist.all_reduce(values, dist.ReduceOp.MAX)
+        with reaching_others():
+            dist.all_reduce(values, dist.ReduceOp.MAX)
     return values
 
 
 def total(values: Tensor) -> Tensor:
     """Elementwise sum over all processes."""
     if is_distributed():
-        dist.all_reduce(values)
+        with reaching_others():
+            dist.all_reduce(values)
     return values
 
 
@@ -144,7 +174,7 @@ def from_leader(value: float) -> float:
     if not is_distributed():
         return value
     shared = torch.tensor([value], dtype=torch.float64, device=_device())
-    with _reaching_others():
+    with reaching_others():
         dist.broadcast(shared, 0)
     return float(shared)
 
@@ -174,12 +204,12 @@ def contents_of_all(content: bytes) -> list[bytes]:
 def _broadcast(content: bytes, rank: int) -> bytes:
     """The `content` process `rank` has; ProcessError when another process is gone."""
     length = torch.tensor(len(content), device=_device())
-    with _reaching_others():
+    with reaching_others():
         dist.broadcast(length, rank)
     values = torch.zeros(int(length), dtype=torch.uint8, device=_device())
     if dist.get_rank() == rank:
         values.copy_(torch.from_numpy(np.frombuffer(content, np.uint8).copy()))
-    with _reaching_others():
+    with reaching_others():
         dist.broadcast(values, rank)
     return values.cpu().numpy().tobytes()
 
@@ -193,14 +223,16 @@ class _SumOverProcesses(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
         total = values.clone()
-        dist.all_reduce(total)
+        with reaching_others():
+            dist.all_reduce(total)
         return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         total = gradient.clone()
-        dist.all_reduce(total)
+        with reaching_others():
+            dist.all_reduce(total)
         return total
 
 
@@ -280,9 +312,29 @@ class _Trainable(Protocol):
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]: ...
 
 
+def _compiled(loss: Loss) -> Loss:
+    from torch._inductor.exc import InductorError, InvalidCxxCompiler, TritonMissing  # slow to import
+
+    made = torch.compile(loss)
+
+    def compiled(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        try:
+            return made(images, labels)
+        except (InductorError, InvalidCxxCompiler, TritonMissing) as error:
+            missing = error.inner_exception if isinstance(error, InductorError) else error
+            if not isinstance(missing, InvalidCxxCompiler | TritonMissing):
+                raise
+            raise TrainingError(
+                "compile: true: torch finds no C++ compiler (CPU) or no Triton (GPU) that works; install one "
+                "(apt install g++, pip install triton), or leave compile out"
+            ) from error
+
+    return compiled
+
+
 def loss_of(task: _Trainable, world: World, *, compiled: bool) -> Loss:
     """The task's loss; its gradients are then averaged over all processes, and BatchNorm is synchronised."""
-    loss: Loss = torch.compile(task.loss) if compiled else task.loss
+    loss: Loss = _compiled(task.loss) if compiled else task.loss
     if world.size == 1:
         return loss
     synchronise_batch_norm(task.model)

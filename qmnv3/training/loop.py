@@ -27,7 +27,16 @@ from qmnv3.training.checkpoints import (
 )
 from qmnv3.training.config import TrainConfig
 from qmnv3.training.diagnosis import not_finite, note_loss
-from qmnv3.training.distributed import ALONE, World, alone, from_leader, largest, loss_of, names_of_all
+from qmnv3.training.distributed import (
+    ALONE,
+    World,
+    alone,
+    from_leader,
+    largest,
+    loss_of,
+    names_of_all,
+    reaching_others,
+)
 from qmnv3.training.ema import Ema
 from qmnv3.training.logs import EVENTS, LOG, JsonLines, Reporter, Silent, TensorBoard
 from qmnv3.training.memory import keep_freed_memory
@@ -91,8 +100,8 @@ def train(
 
     `out/checkpoints` gets `last` and `best`, `out/log.jsonl` a line per logged step and validation. With
     `resume` a run that was killed goes on from `last`, in the middle of an epoch, and on the CPU ends with
-    the same bits as one that was not; `recipe`, images and processes must be the same. Processes that
-    torchrun started again go on in any case.
+    the same bits as one that was not; `recipe`, images and processes must be the same. Before the first
+    checkpoint it begins anew. Processes that torchrun started again go on in any case.
     TrainingError when training diverged, naming step, layer and the last checkpoint;
     TrainingStopped, with everything saved, after SIGINT or SIGTERM.
     """
@@ -103,6 +112,11 @@ def train(
     try:
         with asked_to_stop() as stop:
             run.train(source, validate, judge_start, stop)
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            f"batch_size: {config.batch_size} images in a step are more than the GPU's memory holds; lower "
+            "--batch-size, and give --accumulate to keep the images of an update"
+        ) from error
     finally:
         source.close()
     from_leader(0.0)  # which has then saved everything
@@ -134,7 +148,7 @@ class _Run:
         self.ema = Ema(task.model, config.ema.decay) if config.ema.enabled else None
         self.progress = Progress()
         self.saved = Trained(task.model, self.optimizer, self.ema, self.progress, recipe)
-        if world.restarted:
+        if resume or world.restarted:
             resume = bool(from_leader((self.folder / LAST).exists()))
         if world.leads:
             for name in (f"{CHECKPOINTS}/{LAST}", f"{CHECKPOINTS}/{BEST}", LOG):
@@ -259,10 +273,12 @@ class _Run:
         for images, labels in self.tensors(source):
             if math.isfinite(tally.loss):
                 suspect = images
-            with torch.autocast(self.world.device, torch.bfloat16, enabled=config.precision == "bf16"):
+            half = torch.autocast(self.world.device, torch.bfloat16, enabled=config.precision == "bf16")
+            with reaching_others(), half:
                 mean, logits = self.loss(images, labels)
             share = mean / config.accumulate
-            share.backward()  # type: ignore[no-untyped-call]
+            with reaching_others():
+                share.backward()  # type: ignore[no-untyped-call]
             tally.add(share, logits, labels)
         assert suspect is not None
         norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])

@@ -37,7 +37,9 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig, *, effective_batch
             groups[index]["params"].append(parameter)
     groups = [group | {"initial_lr": group["lr"]} for group in groups if group["params"]]
     if config.kind == "rmsprop":
-        return RMSpropTF(groups, rate, alpha=config.alpha, momentum=config.momentum, eps=config.eps)
+        asked = {"alpha": config.alpha, "eps": config.eps}
+        given = {name: value for name, value in asked.items() if value is not None}
+        return RMSpropTF(groups, rate, momentum=config.momentum, **given)
     if config.kind == "adamw":
         return torch.optim.AdamW(groups, rate, betas=(config.momentum, 0.999))
     return torch.optim.SGD(groups, rate, momentum=config.momentum, nesterov=config.nesterov)

@@ -92,9 +92,9 @@ def test_bad_input_is_one_line_and_leaves_nothing(
         assert_refused(cli("train", *MODEL, "--data", colours, "--out", trained), "holds a training")
         assert_refused(cli("train", "--model", "user_nets:tiny", "--data", colours, *out), "built-in")
         other = ("--data", colours, "--out", trained, "--resume", "--recipe", recipe)
-        for option, value in (("--resolution", 64), ("--val", colours / "val")):
+        for option, value, now in (("--resolution", 64, "64"), ("--val", colours / "train", "24 labelled")):
             refused = cli("train", *MODEL, *other, option, value)
-            assert_refused(refused, f"was begun with {option[2:]}: ", f"(now {value})")
+            assert_refused(refused, f"was begun with {option[2:]}: ", f"(now {now}")
         flat = cli("train", *MODEL, "--data", colours / "train" / "red", *out)
         assert_refused(flat, "no class sub-folders")
 

@@ -248,3 +248,15 @@ def test_notation(tars: list[Path], tmp_path: Path) -> None:
 def test_locations_that_are_refused(location: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         find_shards(expand_shards(location), labels=True)
+
+
+def test_a_listing_tells_sets_of_shards_apart_wherever_they_are(tmp_path: Path, folder: ImageFolder) -> None:
+    for name in ("one", "two"):
+        write_shards(folder, tmp_path / name, per_shard=10)
+    digests = []
+    for name in ("one", "two"):
+        digests.append(find_shards(expand_shards(tmp_path / name), labels=True).listing_sha256())
+    with next((tmp_path / "two").glob("*.tar")).open("ab") as file:
+        file.write(bytes(512))
+    digests.append(find_shards(expand_shards(tmp_path / "two"), labels=True).listing_sha256())
+    assert digests[0] == digests[1] != digests[2]

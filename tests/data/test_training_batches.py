@@ -11,7 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import nn
 
 from qmnv3.data import find_images
 from qmnv3.data.augment import Augmentation
@@ -186,3 +188,16 @@ def test_closing_stops_the_threads(folder: ImageFolder) -> None:
     assert set(threading.enumerate()) - before
     batches.close()
     assert not set(threading.enumerate()) - before
+
+
+def test_a_batch_of_one_image_holds_it_twice(tmp_path: Path, folder: ImageFolder) -> None:
+    """BatchNorm of 1x1 maps takes no statistics of one value; the gradient is that of the one."""
+    (single,) = take(folder, 1, batch_size=1)
+    assert single.images.shape[0] == len(single.labels) == len(single) == 2
+    assert np.array_equal(single.images[0], single.images[1]) and single.labels[0] == single.labels[1]
+    (shared,) = take(folder, 1, batch_size=1, rank=1, world_size=2)
+    assert len(shared) == 1
+
+    batch = torch.from_numpy(single.images).permute(0, 3, 1, 2)
+    net = nn.Sequential(nn.Conv2d(3, 4, 16), nn.BatchNorm2d(4))
+    assert net(batch).shape == (2, 4, 1, 1)

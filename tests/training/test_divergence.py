@@ -1,7 +1,11 @@
 """What is not finite stops training, is named, and is never saved."""
 
+import math
+from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -12,9 +16,11 @@ from qmnv3.data.order import Position
 from qmnv3.errors import TrainingError
 from qmnv3.training.checkpoints import Progress, Trained, save_state
 from qmnv3.training.config import OptimizerConfig
+from qmnv3.training.diagnosis import note_loss
 from qmnv3.training.logs import read_log
 from qmnv3.training.loop import train
 from qmnv3.training.optimizer import make_optimizer
+from qmnv3.training.tally import Tally
 from qmnv3.training.task import ClassificationTask, Diverged
 
 
@@ -145,3 +151,51 @@ def test_a_loss_that_stays_far_above_its_beginning_ends_the_run(tmp_path: Path) 
     with pytest.raises(TrainingError, match=r"step 104: loss is \d+.* for 100 steps was above .*last"):
         train(ExplodingTask(network(), False), Noise, settings, tmp_path, recipe={}, resume=True)
     train(ExplodingTask(network(), True), Noise, settings, tmp_path / "once", recipe={})
+
+
+def updates_until_diverged(losses: Iterable[float], classes: int) -> int | None:
+    """How many updates with these losses there are when training is stopped; None where it is not."""
+    progress = Progress()
+    for count, loss in enumerate(losses, 1):
+        try:
+            note_loss(progress, Tally(loss=float(loss), classes=classes))
+        except Diverged:
+            return count
+    return None
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "classes"),
+    [(0.4, 2.302, 10), (2.5, 6.907, 1000), (0.03, 5.0, 1000), (0.03, 20, 1000)],
+)
+def test_a_collapse_after_something_was_learned_ends_the_run_after_100_updates(
+    before: float, after: float, classes: int
+) -> None:
+    """Cross-entropy back to guessing; a pure distillation that loses its teacher."""
+    assert updates_until_diverged([before] * 20 + [after] * 200, classes) == 120
+    assert updates_until_diverged(([before] * 20 + [after] * 99) * 3, classes) is None
+
+
+def test_healthy_losses_do_not_end_a_run() -> None:
+    """From scratch with a bad start; fine-tuning that first undoes some; mixing; late rounding."""
+    generator = np.random.default_rng(0)
+
+    def noisy(losses: npt.NDArray[np.float64]) -> Iterable[float]:
+        return (losses * generator.lognormal(0, 0.3, len(losses))).tolist()
+
+    steps = np.arange(3000)
+    plateau = np.full(3000, math.log(1000))
+    learning = 0.8 + 6.1 * np.exp(-steps / 500)
+    bad_start = learning + 30 * np.exp(-steps / 40)
+    undone = 0.2 + 0.8 * np.exp(-(((steps - 400) / 200) ** 2))
+    mixed = np.where(steps % 2, 1.9, 1.2)
+    quantized_late = np.where(steps < 600, 1e-6, 0.3)
+    for losses, classes in (
+        (plateau, 1000),
+        (learning, 1000),
+        (bad_start, 1000),
+        (undone, 10),
+        (mixed, 10),
+        (quantized_late, 10),
+    ):
+        assert updates_until_diverged(noisy(losses), classes) is None
