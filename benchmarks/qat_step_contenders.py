@@ -13,13 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from calibration.config import PtqConfig
 from calibration.ptq import calibrate
 from qmnv3.models.network import build_model
 from qmnv3.preprocessing import Preprocessing
-from qmnv3.qat.config import FormsConfig
+from qmnv3.qat.config import FormsConfig, QatConfig
 from qmnv3.qat.model import QatModel
 from qmnv3.training.memory import keep_freed_memory
+from recipes import load_recipe
 
 Step = Callable[[], None]
 
@@ -117,7 +117,8 @@ def _qat_model(setting: Setting) -> QatModel:
     images, _ = _data(Setting(setting.model, 4, setting.resolution, "cpu"))
     batch = images.permute(0, 2, 3, 1).contiguous().numpy()
     spec = Preprocessing(setting.resolution, max(256, setting.resolution), (0.5,) * 3, (0.5,) * 3)
-    config = PtqConfig(level=0, images=4)
+    # As the recipes begin: equalized, which the steps of h-swish pay for.
+    config = load_recipe("v3l_qat", QatConfig).calibration.model_copy(update={"images": 4})
     prepared = calibrate(build_model(setting.model), spec, lambda: iter([batch]), config).model
     model = QatModel(prepared, FormsConfig())
     model.quantize(True)
