@@ -49,13 +49,14 @@ def test_qat_goes_on_with_the_same_by_another_path_and_with_nothing_else(
     """The training folder is kept as a kill before the RUN is written leaves it."""
     data, out, start = tmp_path / "data", tmp_path / "out", tmp_path / "start"
     shutil.copytree(colours, data)
+    remove = shutil.rmtree
     monkeypatch.setattr("qmnv3.cli.qat_job.shutil.rmtree", lambda *given, **options: None)
     weights = ("--model", "small", "--weights", trained / "model.safetensors")
     made = cli("ptq", *weights, "--calib", colours / "train", "--level", 0, "--images", 8, "--out", start)
     assert made.code == 0, made.stderr
 
     def qat(images: object, run: Path, *resume: object) -> object:
-        shutil.rmtree(out, ignore_errors=True)
+        remove(out, ignore_errors=True)
         return cli("qat", *weights, "--data", images, "--start", run, *QUICK, "--out", out, *resume)
 
     assert qat(data, start).code == 0
