@@ -69,12 +69,12 @@ def join_world(device: str) -> World:
     size = _from_torchrun("WORLD_SIZE") if "WORLD_SIZE" in os.environ else 1
     if size == 1:
         return World(0, 1, device, _restarts() > 0)
-    rank, local = _from_torchrun("RANK"), _from_torchrun("LOCAL_RANK")
+    rank = _from_torchrun("RANK")
     for name in ("MASTER_ADDR", "MASTER_PORT"):
         if name not in os.environ:
             raise TrainingError(f"WORLD_SIZE {size}: {name} is not set; {_START}")
     if device == "cuda":
-        gpus = torch.cuda.device_count()
+        local, gpus = _from_torchrun("LOCAL_RANK"), torch.cuda.device_count()
         if local >= gpus:
             raise TrainingError(
                 f"--nproc-per-node: process {local + 1} of this machine finds {gpus} GPUs; "

@@ -26,7 +26,9 @@ qmnv3.cli.main()
     ("number", "said"), [(signal.SIGTERM, "terminated"), (signal.SIGHUP, "its terminal was closed")]
 )
 def test_a_command_that_is_ended_cleans_up(number: signal.Signals, said: str) -> None:
-    probe = PROBE.replace("{number}", str(int(number)))
+    # Also where the tests themselves run under nohup.
+    heard = "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL)"
+    probe = heard + PROBE.replace("{number}", str(int(number)))
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, timeout=50)
     assert (done.returncode, done.stdout, done.stderr) == (128 + number, "cleaned up\n", f"error: {said}\n")
 

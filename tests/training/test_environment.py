@@ -24,8 +24,9 @@ def test_part_of_torchruns_environment_is_refused_by_what_is_missing(
     for key, value in (TORCHRUN | {"WORLD_SIZE": "2"}).items():
         monkeypatch.setenv(key, value)
     monkeypatch.delenv(name)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with pytest.raises(TrainingError, match=f"WORLD_SIZE 2: {name} is not set; start .* with torchrun"):
-        join_world("cpu")
+        join_world("cuda" if name == "LOCAL_RANK" else "cpu")  # which only GPUs are chosen by
 
 
 @pytest.mark.parametrize("value", ["two", "", "0", "-1"])
