@@ -45,9 +45,9 @@ class Gate:
 
 
 def hard_swish_sites(model: Model) -> list[HardSwishSite]:
-    """All h-swish sites whose input has an integer grid."""
+    """All h-swish sites whose input has an integer grid; damaged files have operations without outputs."""
     found = []
-    for op in model.ops:
+    for op in (op for op in model.ops if op.outputs):
         x = model.input(op, 0)
         if op.kind == "HardSwish" and x is not None and x.quantized:
             found.append(HardSwishSite(op, x, -3.0, 6.0, (op.index,)))

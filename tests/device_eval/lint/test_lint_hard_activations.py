@@ -1,12 +1,14 @@
 """h-swish inputs and hard-sigmoid gates, in every form they are written."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from tiny_tflite import TinyTflite, linted
 
 from device_eval.lint import Finding
+from device_eval.report import build, gather
 from qmnv3.quant.affine import asymmetric_qparams
 
 MAP = (1, 4, 4, 4)
@@ -139,3 +141,10 @@ def test_extremes_are_seen_through_rounded_zero_points() -> None:
         a = model.binary("MUL", y, y, f"a{i}", (float(inner.scale), int(inner.zero_point)))
         y = model.hard_swish(a, f"y{i}", (float(outer.scale), int(outer.zero_point)))
     assert len(of_rule(linted(model, [x], y), "extreme-ranges")) == 1
+
+
+def test_an_h_swish_without_output_is_no_site(tmp_path: Path) -> None:
+    """As in a damaged file; the report lists sites by their output."""
+    model, x, y = hard_swish("op", FLOORED)
+    model.model.subgraphs[0].operators[-1].outputs = np.zeros(0, np.int32)
+    build(gather([model.write(tmp_path / "m.tflite", [x], [y])]))
