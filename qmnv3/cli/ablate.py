@@ -129,9 +129,9 @@ def _refuse_unused(axes: "tuple[Axis, ...]", given: "dict[str, object]") -> None
     belongs = {"--data": "accuracy", "--training-device": "accuracy", "--device": "latency"}
     for option, value in given.items():
         if value not in (None, "cpu", "host") and belongs[option] not in axes:
-            raise RecipeError(
-                f"{option} {value}: is about {belongs[option]}, which --axes leaves out; add it"
-            )
+            axis = belongs[option]
+            missing = "--data" if axis == "accuracy" and given["--data"] is None else f"{axis} to --axes"
+            raise RecipeError(f"{option} {value}: is about {axis}, which is left out; add {missing}")
 
 
 def _engine(jobs: int | None, cluster: str | None) -> "Engine":

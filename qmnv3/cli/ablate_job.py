@@ -16,7 +16,7 @@ from qmnv3.cli.ablate_latency import latency
 from qmnv3.cli.progress import progress
 from qmnv3.cli.training_data import find_training_data
 from qmnv3.data.digits import write_digits
-from qmnv3.data.folder import find_images, listing_sha256
+from qmnv3.data.folder import find_images
 from qmnv3.errors import DataError
 from qmnv3.files import file_sha256
 
@@ -92,7 +92,7 @@ def _jobs(ablation: Ablation) -> list[CellJob]:
             raise DataError(f"{data}: accuracy needs images to judge by; add {data}/val or give --val")
         data, val = Path(found.train.root).resolve(), Path(found.val.root).resolve()
         folders = {"train": find_images(data, classes=True), "val": find_images(val, classes=True)}
-        inputs = {name: listing_sha256(folder) for name, folder in folders.items()}
+        inputs = {name: folder.listing_sha256() for name, folder in folders.items()}
     config, axes, out = ablation.config, ablation.axes, ablation.out.resolve()
     given, device = (out / "digits", data, val), ablation.training_device
     return [

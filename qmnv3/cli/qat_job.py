@@ -110,7 +110,7 @@ def run_qat(job: QatJob, progress: Progress = silent) -> QatResult | None:
             batch_source(labelled, loaded.preprocessing, job.config.training, world, trained),
             job.config.training,
             job.work,
-            recipe=job.begun_with(),
+            recipe=job.begun_with(data),
             validate=_as_deployed(judge, freeze, job.device),
             judge_start=None if judge is None else partial(_deployed, judge, start.model, job.device),
             unreadable=unreadable,

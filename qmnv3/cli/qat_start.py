@@ -15,7 +15,7 @@ from calibration.progress import Progress, silent
 from calibration.ptq import calibrate
 from qmnv3.cli.ptq_job import Photos, fingerprint
 from qmnv3.cli.train_job import resumable
-from qmnv3.cli.training_data import TrainingData, find_training_data, identity, sha256
+from qmnv3.cli.training_data import TrainingData, identity, sha256
 from qmnv3.data.folder import sample
 from qmnv3.errors import GraphError, PrepareError, TrainingError, WeightsError
 from qmnv3.models.download import cache_dir, fetch
@@ -46,15 +46,11 @@ class QatJob:
     device: str = "cpu"
     resume: bool = False
 
-    def begun_with(self) -> dict[str, Any]:
-        """What must be the same for a run to go on; weights and images by content, wherever they lie.
-
-        Raises a QmnError as `find_training_data` does.
-        """
-        labels = False if self.config.distillation.weight == 1.0 else None
+    def begun_with(self, data: TrainingData) -> dict[str, Any]:
+        """What must be the same for a run to go on; weights and images by content, wherever they lie."""
         start = None if self.start is None else self.start / CALIBRATED
         given: dict[str, Any] = {"model": self.model, "start": sha256(start)}
-        given |= identity(checkpoint(self), find_training_data(self.data, self.val, labels=labels))
+        given |= identity(checkpoint(self), data)
         given |= {"width": self.width, "resolution": self.resolution}
         return given | self.config.model_dump(exclude={"training": {"workers"}})  # they change nothing
 

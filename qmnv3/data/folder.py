@@ -42,8 +42,13 @@ class ImageFolder:
         return read_image(self.paths[index])
 
     def listing_sha256(self) -> str:
-        """As the function of this name."""
-        return listing_sha256(self)
+        """SHA-256 of names below the root and sizes: tells folders apart without reading an image."""
+        digest = hashlib.sha256()
+        for path in self.paths:
+            # A name need not be Unicode.
+            name = os.fsencode(path.relative_to(self.root).as_posix())
+            digest.update(name + f"\0{path.stat().st_size}\n".encode())
+        return digest.hexdigest()
 
     def order(self, seed: int, epoch: int, world_size: int) -> IntArray:
         """All images in an order that does not depend on the number of processes."""
@@ -91,16 +96,6 @@ def find_images(root: Path, *, classes: bool) -> ImageFolder:
         return ImageFolder(root, tuple(found), (), ())
     position = {name: index for index, name in enumerate(names)}
     return ImageFolder(root, tuple(found), tuple(position[top] for top in tops), names)
-
-
-def listing_sha256(images: ImageFolder) -> str:
-    """SHA-256 of names below the root and sizes: tells folders apart without reading an image."""
-    digest = hashlib.sha256()
-    for path in images.paths:
-        # A name need not be Unicode.
-        name = os.fsencode(path.relative_to(images.root).as_posix())
-        digest.update(name + f"\0{path.stat().st_size}\n".encode())
-    return digest.hexdigest()
 
 
 def sample(images: ImageSet, count: int, seed: int) -> tuple[int, ...]:

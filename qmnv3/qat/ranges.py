@@ -40,10 +40,9 @@ def make_range(
     PACT's clip is for tensors without negative values (`one_sided`) in 8 bits: others get a moving average. A
     tensor without positive values has no upper end to learn and keeps its grid.
     """
-    if form == "learned" and int(start.zero_point) == start.qmax:
-        return FixedRange(start)
     if form == "learned":
-        return LearnedRange(start, size, floored)
+        never_positive = int(start.zero_point) == start.qmax
+        return FixedRange(start) if never_positive else LearnedRange(start, size, floored)
     if form == "clip" and one_sided and not is_int16(start):
         return ClipRange(start)
     return MovingAverageRange(start, momentum)

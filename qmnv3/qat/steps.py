@@ -10,7 +10,7 @@ from qmnv3.qat.ranges import ActivationRange, MovingAverageRange
 from qmnv3.qat.weights import WeightRange
 from qmnv3.quant.affine import HARD_SWISH_GATE_QPARAMS
 from qmnv3.quant.sites import FusedActivation
-from qmnv3.training.distributed import batch_norm
+from qmnv3.training.synchronised import batch_norm
 
 
 class Output(nn.Module):
@@ -73,7 +73,7 @@ class Output(nn.Module):
         if self.activation in ("relu", "relu6"):
             low = low.clamp(min=0.0)
         elif self.floor is not None:
-            lowest = steps.transpose(0, 1).flatten(1).amin(1) * scale
+            lowest = steps.amin((0, *range(2, steps.dim()))) * scale
             low = torch.maximum(lowest, self.floor).amin()
         if self.activation == "relu6":
             high = high.clamp(max=6.0)

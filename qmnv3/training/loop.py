@@ -33,12 +33,12 @@ from qmnv3.training.distributed import (
     alone,
     from_leader,
     largest,
-    loss_of,
     names_of_all,
     reaching_others,
 )
 from qmnv3.training.ema import Ema
 from qmnv3.training.logs import EVENTS, LOG, JsonLines, Reporter, Silent, TensorBoard
+from qmnv3.training.loss import loss_of
 from qmnv3.training.memory import keep_freed_memory
 from qmnv3.training.optimizer import make_optimizer, set_rate
 from qmnv3.training.randomness import seed_step
@@ -273,8 +273,7 @@ class _Run:
         for images, labels in self.tensors(source):
             if math.isfinite(tally.loss):
                 suspect = images
-            half = torch.autocast(self.world.device, torch.bfloat16, enabled=config.precision == "bf16")
-            with reaching_others(), half:
+            with torch.autocast(self.world.device, torch.bfloat16, enabled=config.precision == "bf16"):
                 mean, logits = self.loss(images, labels)
             share = mean / config.accumulate
             with reaching_others():

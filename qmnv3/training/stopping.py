@@ -18,7 +18,7 @@ class Stop:
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """The signal handler; a second signal does what it would have done."""
         self.signal = number
-        for each in _SIGNALS:
+        for each in _heard():
             signal.signal(each, signal.SIG_DFL)
 
 
@@ -29,11 +29,14 @@ def asked_to_stop() -> Iterator[Stop]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    # nohup has a closed terminal ignored.
-    heard = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, stop) for number in heard}
+    before = {number: signal.signal(number, stop) for number in _heard()}
     try:
         yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _heard() -> list[signal.Signals]:
+    """All but those that are ignored, as nohup has it of a closed terminal."""
+    return [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]

@@ -195,13 +195,6 @@ def test_a_cells_process_may_have_processes_of_its_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_a_training_device_that_is_not_there(cli: Cli, tmp_path: Path, photos: Path) -> None:
-    given = ("ablate", write_recipe(tmp_path / "three.yaml"), "--data", photos, "--out", tmp_path / "OUT")
-    assert_refused(cli(*given, "--training-device", "gpu"), "--training-device gpu", "cpu or cuda")
-    assert_refused(cli(*given, "--training-device", "cuda"), "--training-device cuda", "sees no GPU")
-    assert not (tmp_path / "OUT").exists()
-
-
 def test_an_interrupted_command_goes_on(tmp_path: Path) -> None:
     recipe, out = write_recipe(tmp_path / "two.yaml", variants=RECIPE["variants"][::2]), tmp_path / "OUT"
     given = ("ablate", recipe, "--out", out, "--axes", "size")
@@ -284,52 +277,3 @@ def test_accuracy_is_of_each_file_of_the_trained_network(
     [initial] = out.glob(f"cells/{CELL}/training-*/initial.safetensors")
     given, state = load_file(started), load_file(initial)
     assert all(torch.equal(state[key], given[key]) for key in given if not key.startswith("classifier."))
-
-
-@pytest.mark.parametrize(
-    ("changes", "arguments", "texts"),
-    [
-        ({}, ["--axes", "speed"], ["--axes speed", "accuracy, latency, size"]),
-        ({}, ["--axes", "accuracy"], ["give --data"]),
-        ({}, ["--axes", "size", "--data", "."], ["--data .", "accuracy", "--axes"]),
-        ({}, ["--axes", "size", "--device", "adb"], ["--device adb", "latency", "--axes"]),
-        ({"sises": []}, [], ["sises", "did you mean 'sizes'"]),
-        ({"sizes": [{"width": [1.0]}]}, [], ["'sizes.0.width'", "did you mean 'widths'"]),
-        ({"variants": [{"name": "a", "modl": "small"}]}, [], ["variants.0.model"]),
-        ({"variants": [{"name": "a", "model": "small", "nam": 1}]}, [], ["variants.0.nam", "'name'"]),
-        ({"training": {"optimizer": {"ratee": 1}}}, [], ["optimizer.ratee", "did you mean 'rate'"]),
-        *(
-            ({"variants": [{"name": "a", "model": "small", "options": {key: value}}]}, [], [key, text])
-            for key, value, text in (
-                ("nonlinearity", [1], "valid string"),
-                ("stem_width", "x", "valid integer"),
-                ("stem_width", 16.5, "valid integer"),
-                ("dropout", "x", "valid number"),
-                ("activations", ["features.0"], "dictionary"),
-                ("last_stage", "short", "'efficient'"),
-            )
-        ),
-        ({"lowerings": ["addmul"]}, [], ["lowerings", "'addmul'"]),
-        (
-            {"variants": [{"name": "a", "model": "small", "options": {"stemwidth": 8}}]},
-            [],
-            ["no model option 'stemwidth'", "did you mean 'stem_width'"],
-        ),
-        ({"variants": [{"name": "a", "model": "smal"}]}, [], ["unknown model 'smal'"]),
-        ({"variants": [{"name": "a", "model": "small"}] * 2}, [], ["two are called 'a'"]),
-        ({"variants": [{"name": "../a", "model": "small"}]}, [], ["'../a'"]),
-        ({}, ["--device", "toaster"], ["--device toaster"]),
-    ],
-)
-def test_bad_input_is_one_line(
-    cli: Cli, tmp_path: Path, changes: dict[str, Any], arguments: list[str], texts: list[str]
-) -> None:
-    recipe, out = write_recipe(tmp_path / "bad.yaml", **changes), tmp_path / "OUT"
-    assert_refused(cli("ablate", recipe, "--out", out, *arguments), *texts)
-    assert not out.exists()
-
-
-def test_data_without_images_to_judge_by_is_refused(cli: Cli, tmp_path: Path, photos: Path) -> None:
-    recipe, out = write_recipe(tmp_path / "tiny.yaml"), tmp_path / "OUT"
-    assert_refused(cli("ablate", recipe, "--out", out, "--data", photos), "give --val")
-    assert not out.exists()

@@ -8,7 +8,6 @@ import pytest
 from PIL import Image
 
 from qmnv3.data import class_index, find_images, sample
-from qmnv3.data.folder import listing_sha256
 from qmnv3.errors import DataError
 
 
@@ -169,6 +168,6 @@ def test_a_listing_tells_folders_apart_by_names_and_sizes(tmp_path: Path) -> Non
         for name, content in (("cat/a.png", b"abc"), ("dog/é.png", b"12345")):
             (root / name).parent.mkdir(parents=True)
             (root / name).write_bytes(content)
-        assert listing_sha256(find_images(root, classes=True)) == expected
+        assert find_images(root, classes=True).listing_sha256() == expected
     (root / "cat" / "a.png").write_bytes(b"abcd")
-    assert listing_sha256(find_images(root, classes=True)) != expected
+    assert find_images(root, classes=True).listing_sha256() != expected

@@ -1,39 +1,21 @@
 """Two processes are one with the doubled batch."""
 
-import os
-import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from process_group import free_port, start_process
 from safetensors.torch import load_file
 
 HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
 # Sums of gradients and statistics in another order, through three steps.
 TOLERANCE = {"rtol": 2e-3, "atol": 2e-4}
 
 
 def start(out: Path, form: str, rank: int, size: int, port: int) -> subprocess.Popen[str]:
     out.mkdir(exist_ok=True)
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(map(str, (ROOT, HERE.parent))),
-        "RANK": str(rank),
-        "WORLD_SIZE": str(size),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
-    command = [sys.executable, str(HERE / "distributed_worker.py"), str(out), form]
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return start_process(HERE / "distributed_worker.py", [out, form], rank=rank, size=size, port=port)
 
 
 @pytest.mark.parametrize("form", ["moving_average", "learned"])

@@ -17,8 +17,9 @@ from qmnv3.data.folder import find_images
 from qmnv3.data.training_batches import TrainingBatches
 from qmnv3.preprocessing import Preprocessing
 from qmnv3.training.config import EmaConfig, OptimizerConfig, TrainConfig
-from qmnv3.training.distributed import World, batch_norm, join_world
+from qmnv3.training.distributed import World, join_world
 from qmnv3.training.loop import train
+from qmnv3.training.synchronised import batch_norm
 from qmnv3.training.task import ClassificationTask
 
 GLOBAL_BATCH = 8
