@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,12 @@ from calibration.freeze import FlooredScale
 from calibration.progress import Progress, silent
 from calibration.report import layer_table
 from calibration.statistics import collect
+from qmnv3.cli.deployed import deployed
 from qmnv3.cli.ptq_job import Photos, fingerprint
 from qmnv3.cli.qat_start import QatJob, Start, checkpoint, like_start, load_float, make_start, photos
 from qmnv3.cli.train_job import check_training_folder
 from qmnv3.cli.training_data import (
+    Judge,
     TrainingData,
     batch_source,
     class_outputs,
@@ -33,44 +34,41 @@ from qmnv3.cli.training_data import (
 from qmnv3.cli.training_view import TrainingView
 from qmnv3.data.image_set import IntArray
 from qmnv3.data.loader import SkippedImages
-from qmnv3.errors import DataError
+from qmnv3.errors import DataError, ExportError, ModelFileError, TrainingError
 from qmnv3.ir import Metadata, QuantGraph
 from qmnv3.models.weights import LoadedModel
 from qmnv3.qat.distillation import Teacher
 from qmnv3.qat.model import QatModel
 from qmnv3.qat.task import QatTask, freeze_trained, reestimate_batch_norm
 from qmnv3.quant.convert import convert
-from qmnv3.quant.fake_quant import activation_sites, fake_quant
+from qmnv3.quant.fake_quant import activation_sites
 from qmnv3.quant.sites import read_sites
 from qmnv3.quant.state import State, model_state
 from qmnv3.runs import CALIBRATED, check_out, save_run
+from qmnv3.training.checkpoints import LAST
 from qmnv3.training.distributed import World, alone, join_world
 from qmnv3.training.logs import EVENTS, LOG
-from qmnv3.training.loop import Outcome, train
-
-Judge = Callable[[nn.Module], float]
+from qmnv3.training.loop import CHECKPOINTS, Outcome, train
 
 
 @dataclass(frozen=True)
 class QatResult:
-    """What `run_qat` did; accuracies are shares, None without validation images."""
+    """What `run_qat` did; accuracies are shares, None without validation images. Those of int8, in the
+    outcome, are the exported file's.
+    """
 
     out: Path
     outcome: Outcome
     float_accuracy: float | None
-    calibrated_accuracy: float | None
-    accuracy: float | None
     seconds: float
 
     def summary(self) -> str:
         """Two lines for a person."""
-        judged = ""
-        if self.accuracy is not None and self.float_accuracy is not None:
-            judged = (
-                f"; top-1 {100 * self.accuracy:.2f} % in int8, {100 * self.float_accuracy:.2f} % in float"
-            )
-        if self.calibrated_accuracy is not None:
-            judged += f", {100 * self.calibrated_accuracy:.2f} % before training"
+        judged, best, start = "", self.outcome.best, self.outcome.start
+        if best is not None and self.float_accuracy is not None:
+            judged = f"; top-1 {100 * best:.2f} % in int8, {100 * self.float_accuracy:.2f} % in float"
+        if start is not None:
+            judged += f", {100 * start:.2f} % before training"
         if self.outcome.kept_start:
             judged += ", which no epoch was better than: the calibrated model is kept"
         return (
@@ -102,6 +100,7 @@ def run_qat(job: QatJob, progress: Progress = silent) -> QatResult | None:
     unreadable = SkippedImages()
     workers = decoding_workers(job.config.training, world)
     judge = validation(data, loaded.preprocessing, job.device, judged, unreadable, workers)
+    metadata = Metadata(job.model, loaded.preprocessing, _labels(labelled, trained))
     model = QatModel(copy.deepcopy(start.model), job.config.forms, start.floored)
     freeze = _freezing(job, data, loaded, start)
     with TrainingView(job.config.training.epochs) as view:
@@ -111,8 +110,8 @@ def run_qat(job: QatJob, progress: Progress = silent) -> QatResult | None:
             job.config.training,
             job.work,
             recipe=job.begun_with(data),
-            validate=_as_deployed(judge, freeze, job.device),
-            judge_start=None if judge is None else partial(_deployed, judge, start.model, job.device),
+            validate=_judge_trained(judge, freeze, metadata, job.work),
+            judge_start=None if judge is None else lambda: judge(deployed(start.model, metadata)),
             unreadable=unreadable,
             world=world,
             resume=job.resume,
@@ -125,13 +124,13 @@ def run_qat(job: QatJob, progress: Progress = silent) -> QatResult | None:
         with alone():
             frozen, floored = freeze(model)
         floors = [asdict(floor) for floor in floored]
-    accuracies = _accuracies(judge, start, frozen, outcome, job.device)
-    metadata = Metadata(job.model, loaded.preprocessing, _labels(labelled, trained))
+    in_float = None if judge is None else judge(start.parent.to(job.device))
+    start.parent.cpu()
     graphs = convert(frozen, metadata, "int8"), convert(start.parent, metadata, "float32")
     layers = _layers(job, photos(job, data, loaded), frozen, progress)
     report = start.report | {"floored_scales": floors, "layers": layers}
-    _save(job, graphs, report, outcome, accuracies, model_state(frozen))
-    return QatResult(job.out, outcome, *accuracies, time.perf_counter() - started)
+    _save(job, graphs, report, outcome, in_float, model_state(frozen))
+    return QatResult(job.out, outcome, in_float, time.perf_counter() - started)
 
 
 def _layers(job: QatJob, images: Photos, frozen: fx.GraphModule, progress: Progress) -> list[dict[str, Any]]:
@@ -208,35 +207,24 @@ def _freezing(job: QatJob, data: TrainingData, loaded: LoadedModel, start: Start
     return freeze
 
 
-def _as_deployed(judge: Judge | None, freeze: Freeze, device: str) -> Judge | None:
-    """Judges what a `QatModel` would be frozen to: both differ by what rounding makes of ties."""
+def _judge_trained(
+    judge: Judge | None, freeze: Freeze, metadata: Metadata, work: Path
+) -> Callable[[nn.Module], float] | None:
+    """Judges the file that a `QatModel` would be exported to; TrainingError where LiteRT does not take it."""
     if judge is None:
         return None
 
-    def judge_frozen(model: nn.Module) -> float:
+    def judge_file(model: nn.Module) -> float:
         assert isinstance(model, QatModel)
-        return _deployed(judge, freeze(model)[0], device)
+        try:
+            return judge(deployed(freeze(model)[0], metadata))
+        except (ExportError, ModelFileError) as error:
+            raise TrainingError(
+                f"what was learned cannot be deployed: {error}; the last checkpoint is "
+                f"{work / CHECKPOINTS / LAST}"
+            ) from error
 
-    return judge_frozen
-
-
-def _deployed(judge: Judge, frozen: fx.GraphModule, device: str) -> float:
-    """Accuracy of a frozen model as it is deployed."""
-    with fake_quant(frozen):
-        accuracy = judge(frozen.to(device))
-    frozen.cpu()
-    return accuracy
-
-
-def _accuracies(
-    judge: Judge | None, start: Start, frozen: fx.GraphModule, outcome: Outcome, device: str
-) -> tuple[float | None, float | None, float | None]:
-    """Of the float model, the calibrated one and what is kept, both as they are deployed."""
-    if judge is None:
-        return None, None, None
-    in_float = judge(start.parent.to(device))
-    start.parent.cpu()
-    return in_float, outcome.start, _deployed(judge, frozen, device)
+    return judge_file
 
 
 def _save(
@@ -244,10 +232,9 @@ def _save(
     graphs: tuple[QuantGraph, QuantGraph],
     report: dict[str, Any],
     outcome: Outcome,
-    accuracies: tuple[float | None, float | None, float | None],
+    float_accuracy: float | None,
     state: State,
 ) -> None:
-    names = ("float_accuracy", "calibrated_accuracy", "accuracy")
     provenance = {
         "command": "qat",
         "model": job.model,
@@ -257,7 +244,7 @@ def _save(
         "skipped_images": list(outcome.skipped),
         "recipe": job.config.model_dump(),
         "warnings": report["coverage"],
-        "training": asdict(outcome) | dict(zip(names, accuracies, strict=True)),
+        "training": asdict(outcome) | {"float_accuracy": float_accuracy},
     }
     logs = [job.work / LOG, *sorted((job.work / EVENTS).glob("*"))]
     extra = {str(path.relative_to(job.work)): path.read_bytes() for path in logs}

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from qmnv3.cli.training_data import (
+    Judge,
     TrainingData,
     batch_source,
     class_outputs,
@@ -36,7 +37,6 @@ from qmnv3.training.distributed import World, alone, gpu_name, join_world
 from qmnv3.training.loop import CHECKPOINTS, Outcome, train
 from qmnv3.training.task import ClassificationTask
 
-Judge = Callable[[nn.Module], float]
 WEIGHTS, SUMMARY = "model.safetensors", "train.json"
 
 
@@ -172,7 +172,9 @@ def _load(job: TrainJob, data: TrainingData) -> LoadedModel:
     )
 
 
-def _with_fresh_statistics(judge: Judge, refresh: Callable[[nn.Module], None]) -> Judge:
+def _with_fresh_statistics(
+    judge: Judge, refresh: Callable[[nn.Module], None]
+) -> Callable[[nn.Module], float]:
     """Judges what would be kept at the end, and changes nothing."""
 
     def judge_copy(model: nn.Module) -> float:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor
 
 from qmnv3.cli.progress import progress
 from qmnv3.data.augment import Augmentation
@@ -29,6 +29,9 @@ _VALIDATION_BATCH = 50
 _DECODING_THREADS = 2
 _STATISTICS_BATCH = 100
 _DIGITS = 16
+
+Judge = Callable[[Callable[[Tensor], Tensor]], float]
+"""Accuracy of a model, a function of images [N, 3, H, W] to logits [N, outputs]."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +169,7 @@ def validation(
     outputs: IntArray,
     skipped: SkippedImages,
     workers: int = _DECODING_THREADS,
-) -> Callable[[nn.Module], float] | None:
+) -> Judge | None:
     """Share of the validation images a model gets right; their class i is its output `outputs[i]`.
 
     Corrupt images are left out and added to `skipped`; `workers` threads decode.
@@ -176,7 +179,7 @@ def validation(
         return None
 
     @torch.inference_mode()
-    def judge(model: nn.Module) -> float:
+    def judge(model: Callable[[Tensor], Tensor]) -> float:
         right = seen = 0
         batches = load_batches(folder, spec, _VALIDATION_BATCH, skip_bad=True, workers=workers)
         for batch in batches:

@@ -14,12 +14,13 @@ from collections.abc import Iterator
 from device_eval.lint.description import Model, Op
 from device_eval.lint.finding import Finding
 from device_eval.lint.layers import layers
+from qmnv3.export.tflite.operators import ADD_RATIO_LIMIT
 
 ADD_LIMITS = (2.0**-10, 2.0**8)
 MUL_LIMITS = (2.0**-16, 2.0**8)
 QUANTIZE_LIMITS = (2.0**-8, 2.0**7)
 LAYER_LIMIT = 2.0**8
-ABORT_LIMIT = 2.0**19
+ABORT_LIMIT = ADD_RATIO_LIMIT["int8"]
 HARD_SWISH_LIMIT = 2.0**7
 
 _RULE = "requantization"

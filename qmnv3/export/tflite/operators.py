@@ -36,8 +36,9 @@ _ACTIVATIONS = {
     "relu6": schema.ActivationFunctionType.RELU6,
 }
 
-
-LARGEST_INT16_ADD_RATIO = 2.0**14
+# An ADD scales its inputs up by 2^20 (int16: 2^15) and writes twice the larger input scale over as many
+# output scales as a multiplier, which must be below 1: LiteRT aborts the process that loads anything else.
+ADD_RATIO_LIMIT = {"int8": 2.0**19, "int16": 2.0**14}
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,8 @@ def encode_operator(op: Op, graph: QuantGraph) -> Encoding:
     inputs, output = [graph.tensors[name] for name in op.inputs], graph.tensors[op.output]
     if not isinstance(op, Quantize | Dequantize) and inputs[0].dtype == "uint8":
         raise ExportError(f"{op.name}: {type(op).__name__} input is uint8; put a Quantize to int8 before it")
-    if isinstance(op, Add) and output.dtype == "int16":
-        _check_int16_add(op, inputs, output)
+    if isinstance(op, Add):
+        _check_add(op, inputs, output)
     builtin, options, operand = _encode(op, inputs, output)
     return Encoding(builtin, operator_version(op, builtin, inputs, output), options, operand)
 
@@ -132,13 +133,15 @@ def _add_options(op: Add, inputs: Sequence[Tensor]) -> Any:
     )
 
 
-def _check_int16_add(op: Add, inputs: Sequence[Tensor], output: Tensor) -> None:
-    scales = [float(tensor.qparams.scale) for tensor in (*inputs, output) if tensor.qparams]
-    # LiteRT writes twice the larger input scale over 2^15 output scales as a multiplier below 1, or aborts.
-    if max(scales[:2]) >= LARGEST_INT16_ADD_RATIO * scales[2]:
+def _check_add(op: Add, inputs: Sequence[Tensor], output: Tensor) -> None:
+    if output.qparams is None:
+        return
+    largest = max(float(tensor.qparams.scale) for tensor in inputs if tensor.qparams)
+    scale, limit = float(output.qparams.scale), ADD_RATIO_LIMIT[output.dtype]
+    if largest >= limit * scale:
         raise ExportError(
-            f"{op.name}: input scale {max(scales[:2]):.6g} is not below 2^14 times the output scale "
-            f"{scales[2]:.6g}, as an int16 ADD needs; widen the output's range"
+            f"{op.name}: input scale {largest:.6g} is not below {limit:g} times the output scale "
+            f"{scale:.6g}, as an {output.dtype} ADD needs; train slower, or calibrate on more usual images"
         )
 
 

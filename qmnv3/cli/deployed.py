@@ -1,0 +1,31 @@
+"""A frozen model as its users will run it: the int8 TFLite file, in LiteRT."""
+
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import Tensor, fx
+
+from device_eval.runners import open_model
+from qmnv3.environment import usable_cpus
+from qmnv3.export.tflite import write_tflite
+from qmnv3.ir import Metadata
+from qmnv3.lowering import lower
+from qmnv3.quant.convert import convert
+
+
+def deployed(frozen: fx.GraphModule, metadata: Metadata) -> Callable[[Tensor], Tensor]:
+    """What `qmnv3 export --int8` writes, as a function of images [N, 3, H, W] to logits [N, classes].
+
+    XNNPACK computes it. ModelFileError where it does not take the model.
+    """
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "model_int8.tflite"
+        write_tflite(lower(convert(frozen, metadata), "xnnpack"), path)
+        runner = open_model(path, "xnnpack", usable_cpus())
+
+    def classify(images: Tensor) -> Tensor:
+        return torch.from_numpy(runner.run(images.permute(0, 2, 3, 1).cpu().numpy()))
+
+    return classify
