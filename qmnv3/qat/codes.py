@@ -5,6 +5,7 @@ left to do for a large tensor is to clamp and to round, in place; the gradients 
 as those of LSQ (Esser et al. 2020), without another pass over the activations.
 """
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +17,8 @@ _SAMPLE = 8
 # In training a clipped value lies this many steps beyond the grid's end, unlike one that was merely rounded
 # to the end: many values lie at a minimum of h-swish.
 _BEYOND = 2.0**-14
+# So many values stay in a core's cache from one operation to the next.
+_CACHED = 2**18
 
 
 class Codes(NamedTuple):
@@ -64,12 +67,13 @@ class _RoundToGrid(torch.autograd.Function):
         shift: torch.Tensor | None,
         stretch: torch.Tensor | None,
     ) -> torch.Tensor:
-        beyond = _BEYOND if any(ctx.needs_input_grad) and steps.dtype == torch.float32 else 0.0
-        codes = steps.round_().clamp_(low - beyond, high + beyond)
+        beyond = _beyond(steps) if any(ctx.needs_input_grad) else 0.0
+        for (block,) in _blocks(steps):
+            block.round_().clamp_(low - beyond, high + beyond)
         ctx.mark_dirty(steps)
-        ctx.save_for_backward(codes)
+        ctx.save_for_backward(steps)
         ctx.ends = low - beyond / 2, high + beyond / 2
-        return codes
+        return steps
 
     @staticmethod
     @once_differentiable
@@ -79,6 +83,18 @@ class _RoundToGrid(torch.autograd.Function):
         passed = torch.ops.aten.hardtanh_backward(gradient, codes, low, high)
         ends = _end_gradients(gradient, passed, codes, high, ctx.needs_input_grad[3:5])
         return passed, None, None, *ends
+
+
+def _beyond(values: torch.Tensor) -> float:
+    """How far beyond an end a clipped value lies; bfloat16 has no numbers there."""
+    return _BEYOND if values.dtype == torch.float32 else 0.0
+
+
+def _blocks(*tensors: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+    """The same few images of each, for operations that follow each other; on a GPU all at once."""
+    first = tensors[0]
+    images = len(first) if first.is_cuda else max(1, _CACHED // max(1, first[0].numel()))
+    return zip(*(torch.split(tensor, images) for tensor in tensors), strict=True)
 
 
 def _end_gradients(
@@ -111,6 +127,8 @@ def hard_swish(x: Codes, bounds: Bounds, scale: torch.Tensor, factors: torch.Ten
     With `factors` [C, 1, 1] it is a * h-swish(x / a), as equalized (`fake_quant.QuantHardswish`). The gate's
     own rounding, finer than that of the output, is left to the frozen model.
 
+    The gradient passes where nothing was clamped (bfloat16: where the result is below the upper end).
+
     The whole gradient of `scale`, the reader's share too, is estimated on the first images of the batch: give
     the reader a detached scale. Both shares are large and nearly cancel, so they must be of the same images;
     for the same reason that of `x.scale`, whose other share comes from the layer before, is of all images.
@@ -133,10 +151,14 @@ class _HardSwish(torch.autograd.Function):
     ) -> torch.Tensor:
         inner, outer = (scale, 1.0 / out_scale) if factors is None else (scale / factors, factors / out_scale)
         inner, outer = inner.to(codes.dtype), outer.to(codes.dtype)
-        result = F.hardswish(codes * inner, inplace=True).mul_(outer)
-        result.round_().clamp_(low, high)
+        beyond = _beyond(codes)
+        result = torch.empty_like(codes)
+        for given, block in _blocks(codes, result):
+            F.hardswish(torch.mul(given, inner, out=block), inplace=True).mul_(outer)
+            block.round_().clamp_(low - beyond, high + beyond)
         ctx.save_for_backward(codes, result, inner, outer, scale, out_scale)
-        ctx.ends = low, high
+        # Where there is nothing beyond, the low end, which is h-swish's minimum, clips nothing.
+        ctx.ends = low - (beyond / 2 or 0.5), high + beyond / 2
         return result
 
     @staticmethod
@@ -145,15 +167,15 @@ class _HardSwish(torch.autograd.Function):
         codes, result, inner, outer, scale, out_scale = ctx.saved_tensors
         low, high = ctx.ends
         x = codes * inner
-        steps = F.hardswish(x).mul_(outer)
-        passed = torch.ops.aten.hardtanh_backward(gradient, steps, low - 0.5, high + 0.5)
+        passed = torch.ops.aten.hardtanh_backward(gradient, result, low, high)
         ends = _end_gradients(gradient, passed, result, high, ctx.needs_input_grad[6:8])
         out_scale_gradient = scale_gradient = None
         if ctx.needs_input_grad[2]:
             first = _sample_size(codes)
-            reader, own = _dot(gradient[:first], result[:first]), _dot(passed[:first], steps[:first])
+            steps = F.hardswish(x[:first]).mul_(outer)
+            reader, own = _dot(gradient[:first], result[:first]), _dot(passed[:first], steps)
             out_scale_gradient = (reader - own) * (len(codes) / first) / out_scale
-        moved = torch.ops.aten.hardswish_backward(passed, x).mul_(inner * outer)
+        moved = torch.ops.aten.hardswish_backward(passed, x).mul_((scale / out_scale).to(codes.dtype))
         if ctx.needs_input_grad[1]:
             scale_gradient = _dot(moved, codes) / scale
         return moved, scale_gradient, out_scale_gradient, None, None, None, *ends
