@@ -5,7 +5,6 @@ left to do for a large tensor is to clamp and to round, in place; the gradients 
 as those of LSQ (Esser et al. 2020), without another pass over the activations.
 """
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -17,8 +16,6 @@ _SAMPLE = 8
 # In training a clipped value lies this many steps beyond the grid's end, unlike one that was merely rounded
 # to the end: many values lie at a minimum of h-swish.
 _BEYOND = 2.0**-14
-# So many values stay in a core's cache from one operation to the next.
-_CACHED = 2**18
 
 
 class Codes(NamedTuple):
@@ -68,12 +65,11 @@ class _RoundToGrid(torch.autograd.Function):
         stretch: torch.Tensor | None,
     ) -> torch.Tensor:
         beyond = _beyond(steps) if any(ctx.needs_input_grad) else 0.0
-        for (block,) in _blocks(steps):
-            block.round_().clamp_(low - beyond, high + beyond)
+        codes = steps.round_().clamp_(low - beyond, high + beyond)
         ctx.mark_dirty(steps)
-        ctx.save_for_backward(steps)
+        ctx.save_for_backward(codes)
         ctx.ends = low - beyond / 2, high + beyond / 2
-        return steps
+        return codes
 
     @staticmethod
     @once_differentiable
@@ -88,13 +84,6 @@ class _RoundToGrid(torch.autograd.Function):
 def _beyond(values: torch.Tensor) -> float:
     """How far beyond an end a clipped value lies; bfloat16 has no numbers there."""
     return _BEYOND if values.dtype == torch.float32 else 0.0
-
-
-def _blocks(*tensors: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
-    """The same few images of each, for operations that follow each other; on a GPU all at once."""
-    first = tensors[0]
-    images = len(first) if first.is_cuda else max(1, _CACHED // max(1, first[0].numel()))
-    return zip(*(torch.split(tensor, images) for tensor in tensors), strict=True)
 
 
 def _end_gradients(
@@ -152,10 +141,8 @@ class _HardSwish(torch.autograd.Function):
         inner, outer = (scale, 1.0 / out_scale) if factors is None else (scale / factors, factors / out_scale)
         inner, outer = inner.to(codes.dtype), outer.to(codes.dtype)
         beyond = _beyond(codes)
-        result = torch.empty_like(codes)
-        for given, block in _blocks(codes, result):
-            F.hardswish(torch.mul(given, inner, out=block), inplace=True).mul_(outer)
-            block.round_().clamp_(low - beyond, high + beyond)
+        result = F.hardswish(codes * inner, inplace=True).mul_(outer)
+        result.round_().clamp_(low - beyond, high + beyond)
         ctx.save_for_backward(codes, result, inner, outer, scale, out_scale)
         # Where there is nothing beyond, the low end, which is h-swish's minimum, clips nothing.
         ctx.ends = low - (beyond / 2 or 0.5), high + beyond / 2
