@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import typer
 from safetensors.torch import save
 from torch import fx, nn
 
@@ -34,7 +35,7 @@ from qmnv3.cli.training_data import (
 from qmnv3.cli.training_view import TrainingView
 from qmnv3.data.image_set import IntArray
 from qmnv3.data.loader import SkippedImages
-from qmnv3.errors import DataError, ExportError, ModelFileError, TrainingError
+from qmnv3.errors import DataError, ExportError
 from qmnv3.ir import Metadata, QuantGraph
 from qmnv3.models.weights import LoadedModel
 from qmnv3.qat.distillation import Teacher
@@ -45,16 +46,15 @@ from qmnv3.quant.fake_quant import activation_sites
 from qmnv3.quant.sites import read_sites
 from qmnv3.quant.state import State, model_state
 from qmnv3.runs import CALIBRATED, check_out, save_run
-from qmnv3.training.checkpoints import LAST
 from qmnv3.training.distributed import World, alone, join_world
 from qmnv3.training.logs import EVENTS, LOG
-from qmnv3.training.loop import CHECKPOINTS, Outcome, train
+from qmnv3.training.loop import Outcome, train
 
 
 @dataclass(frozen=True)
 class QatResult:
-    """What `run_qat` did; accuracies are shares, None without validation images. Those of int8, in the
-    outcome, are the exported file's.
+    """What `run_qat` did. `float_accuracy` is a share, None without validation images; `outcome.start` and
+    `outcome.best` are the exported int8 file's.
     """
 
     out: Path
@@ -99,8 +99,8 @@ def run_qat(job: QatJob, progress: Progress = silent) -> QatResult | None:
     trained, judged = class_outputs(labelled, outputs)
     unreadable = SkippedImages()
     workers = decoding_workers(job.config.training, world)
-    judge = validation(data, loaded.preprocessing, job.device, judged, unreadable, workers)
-    metadata = Metadata(job.model, loaded.preprocessing, _labels(labelled, trained))
+    judge = validation(data, loaded.preprocessing, "cpu", judged, unreadable, workers)
+    metadata = Metadata(job.model, loaded.preprocessing, _labels(labelled, trained, outputs))
     model = QatModel(copy.deepcopy(start.model), job.config.forms, start.floored)
     freeze = _freezing(job, data, loaded, start)
     with TrainingView(job.config.training.epochs) as view:
@@ -110,7 +110,7 @@ def run_qat(job: QatJob, progress: Progress = silent) -> QatResult | None:
             job.config.training,
             job.work,
             recipe=job.begun_with(data),
-            validate=_judge_trained(judge, freeze, metadata, job.work),
+            validate=_judge_trained(judge, freeze, metadata),
             judge_start=None if judge is None else lambda: judge(deployed(start.model, metadata)),
             unreadable=unreadable,
             world=world,
@@ -124,7 +124,8 @@ def run_qat(job: QatJob, progress: Progress = silent) -> QatResult | None:
         with alone():
             frozen, floored = freeze(model)
         floors = [asdict(floor) for floor in floored]
-    in_float = None if judge is None else judge(start.parent.to(job.device))
+    judge_float = validation(data, loaded.preprocessing, job.device, judged, unreadable, workers)
+    in_float = None if judge_float is None else judge_float(start.parent.to(job.device))
     start.parent.cpu()
     graphs = convert(frozen, metadata, "int8"), convert(start.parent, metadata, "float32")
     layers = _layers(job, photos(job, data, loaded), frozen, progress)
@@ -162,9 +163,9 @@ def _with_labels(job: QatJob, data: TrainingData, outputs: int) -> TrainingData:
     return data
 
 
-def _labels(data: TrainingData, outputs: IntArray) -> tuple[str, ...]:
-    """Names of all outputs, where the folders are all of the model's classes."""
-    plain = np.array_equal(outputs, np.arange(len(data.train.classes)))
+def _labels(data: TrainingData, trained: IntArray, outputs: int) -> tuple[str, ...]:
+    """Names of all `outputs`, where the folders are all of the model's classes."""
+    plain = np.array_equal(trained, np.arange(outputs))
     return data.train.classes if data.labelled and plain else ()
 
 
@@ -208,21 +209,20 @@ def _freezing(job: QatJob, data: TrainingData, loaded: LoadedModel, start: Start
 
 
 def _judge_trained(
-    judge: Judge | None, freeze: Freeze, metadata: Metadata, work: Path
+    judge: Judge | None, freeze: Freeze, metadata: Metadata
 ) -> Callable[[nn.Module], float] | None:
-    """Judges the file that a `QatModel` would be exported to; TrainingError where LiteRT does not take it."""
+    """Judges the file that a `QatModel` would be exported to; what cannot be one has 0."""
     if judge is None:
         return None
 
     def judge_file(model: nn.Module) -> float:
         assert isinstance(model, QatModel)
         try:
-            return judge(deployed(freeze(model)[0], metadata))
-        except (ExportError, ModelFileError) as error:
-            raise TrainingError(
-                f"what was learned cannot be deployed: {error}; the last checkpoint is "
-                f"{work / CHECKPOINTS / LAST}"
-            ) from error
+            file = deployed(freeze(model)[0], metadata)
+        except ExportError as error:
+            typer.echo(f"warning: what this epoch learned cannot be deployed: {error}", err=True)
+            return 0.0
+        return judge(file)
 
     return judge_file
 

@@ -48,8 +48,8 @@ class Bounds(NamedTuple):
 def round_to_grid(steps: torch.Tensor, bounds: Bounds) -> torch.Tensor:
     """`steps` rounded half to even and clamped to `bounds`, in place where autograd allows it.
 
-    The gradient passes where nothing was clamped (bfloat16: where the result lies between the ends). That of
-    an end is the sum over the values clamped to it, estimated on the first images of the batch.
+    The gradient passes where nothing was clamped (bfloat16, int16: where the result lies between the ends).
+    That of an end is the sum over the values clamped to it, estimated on the first images of the batch.
     """
     return _RoundToGrid.apply(steps, *bounds)  # type: ignore[no-untyped-call,no-any-return]
 
@@ -64,7 +64,7 @@ class _RoundToGrid(torch.autograd.Function):
         shift: torch.Tensor | None,
         stretch: torch.Tensor | None,
     ) -> torch.Tensor:
-        beyond = _beyond(steps) if any(ctx.needs_input_grad) else 0.0
+        beyond = _beyond(steps.dtype, low, high) if any(ctx.needs_input_grad) else 0.0
         codes = steps.round_().clamp_(low - beyond, high + beyond)
         ctx.mark_dirty(steps)
         ctx.save_for_backward(codes)
@@ -81,9 +81,9 @@ class _RoundToGrid(torch.autograd.Function):
         return passed, None, None, *ends
 
 
-def _beyond(values: torch.Tensor) -> float:
-    """How far beyond an end a clipped value lies; bfloat16 has no numbers there."""
-    return _BEYOND if values.dtype == torch.float32 else 0.0
+def _beyond(dtype: torch.dtype, low: float, high: float) -> float:
+    """How far beyond an end a clipped value lies; 0 where `dtype` has no such number (bfloat16, or int16)."""
+    return _BEYOND if torch.finfo(dtype).eps * max(-low, high) < _BEYOND else 0.0
 
 
 def _end_gradients(
@@ -116,8 +116,6 @@ def hard_swish(x: Codes, bounds: Bounds, scale: torch.Tensor, factors: torch.Ten
     With `factors` [C, 1, 1] it is a * h-swish(x / a), as equalized (`fake_quant.QuantHardswish`). The gate's
     own rounding, finer than that of the output, is left to the frozen model.
 
-    The gradient passes where nothing was clamped (bfloat16: where the result is below the upper end).
-
     The whole gradient of `scale`, the reader's share too, is estimated on the first images of the batch: give
     the reader a detached scale. Both shares are large and nearly cancel, so they must be of the same images;
     for the same reason that of `x.scale`, whose other share comes from the layer before, is of all images.
@@ -140,22 +138,24 @@ class _HardSwish(torch.autograd.Function):
     ) -> torch.Tensor:
         inner, outer = (scale, 1.0 / out_scale) if factors is None else (scale / factors, factors / out_scale)
         inner, outer = inner.to(codes.dtype), outer.to(codes.dtype)
-        beyond = _beyond(codes)
+        beyond = _beyond(codes.dtype, low, high)
         result = F.hardswish(codes * inner, inplace=True).mul_(outer)
         result.round_().clamp_(low - beyond, high + beyond)
         ctx.save_for_backward(codes, result, inner, outer, scale, out_scale)
-        # Where there is nothing beyond, the low end, which is h-swish's minimum, clips nothing.
-        ctx.ends = low - (beyond / 2 or 0.5), high + beyond / 2
+        ctx.bounds, ctx.beyond = (low, high), beyond
         return result
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         codes, result, inner, outer, scale, out_scale = ctx.saved_tensors
-        low, high = ctx.ends
+        (low, high), margin = ctx.bounds, ctx.beyond / 2
         x = codes * inner
-        passed = torch.ops.aten.hardtanh_backward(gradient, result, low, high)
-        ends = _end_gradients(gradient, passed, result, high, ctx.needs_input_grad[6:8])
+        clipped = result
+        if not margin:  # then the result does not tell what was clipped
+            clipped, margin = F.hardswish(x).mul_(outer), 0.5
+        passed = torch.ops.aten.hardtanh_backward(gradient, clipped, low - margin, high + margin)
+        ends = _end_gradients(gradient, passed, clipped, high + margin, ctx.needs_input_grad[6:8])
         out_scale_gradient = scale_gradient = None
         if ctx.needs_input_grad[2]:
             first = _sample_size(codes)

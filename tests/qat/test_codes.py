@@ -70,36 +70,50 @@ def test_an_end_counts_its_clipped_values_on_a_share_of_the_images() -> None:
     assert float(high.grad) == 48.0
 
 
-@pytest.mark.parametrize("equalized", [False, True])
-def test_hard_swish_has_the_value_and_gradients_of_its_parts(equalized: bool) -> None:
-    """Straight through the rounding, then clamped: the low end is h-swish's minimum, the high one clips."""
+def hard_swish_and_gradients(ours: bool, equalized: bool, dtype: torch.dtype) -> list[torch.Tensor | None]:
+    """The value; gradients of the input, its scale, the output's scale and zero point. Torch's if not ours.
+
+    Straight through the rounding, then clamped: the low end is h-swish's minimum, the high one clips.
+    """
     generator = torch.Generator().manual_seed(2)
     codes = torch.randint(-60, 190, (1, 4, 7, 7), generator=generator).float()
     weight = torch.randn(codes.shape, generator=generator)
     factors = torch.tensor([0.5, 1.0, 2.0, 3.0]).reshape(-1, 1, 1) if equalized else None
-    results = []
-    for ours in (True, False):
-        x, scale, out, zero_point = (
-            codes.clone(),
-            torch.tensor(0.0503),
-            torch.tensor(0.031),
-            torch.tensor(-116.0),
-        )
-        for leaf in (x, scale, out, zero_point):
-            leaf.requires_grad_()
-        if ours:
-            bounds = Bounds(-12.0, 243.0, zero_point.detach() - zero_point)
-            y = hard_swish(Codes(x, scale), bounds, out, factors) * out.detach()
-        else:
-            a = 1.0 if factors is None else factors
-            real = F.hardswish(x * scale / a) * a
-            steps = real / out
-            whole = steps + (steps.round() - steps).detach()
-            y = torch.clamp(whole, -128.0 - zero_point, 127.0 - zero_point) * out
-        (y * weight).sum().backward()
-        results.append((y.detach(), x.grad, scale.grad, out.grad, zero_point.grad))
+    x, scale, out, zero_point = (
+        codes.to(dtype),
+        torch.tensor(0.0503),
+        torch.tensor(0.031),
+        torch.tensor(-116.0),
+    )
+    for leaf in (x, scale, out, zero_point):
+        leaf.requires_grad_()
+    if ours:
+        bounds = Bounds(-12.0, 243.0, zero_point.detach() - zero_point)
+        y = hard_swish(Codes(x, scale), bounds, out, factors) * out.detach()
+    else:
+        a = 1.0 if factors is None else factors
+        real = F.hardswish(x * scale / a) * a
+        steps = real / out
+        whole = steps + (steps.round() - steps).detach()
+        y = torch.clamp(whole, -128.0 - zero_point, 127.0 - zero_point) * out
+    (y * weight).sum().backward()
+    return [y.detach(), x.grad, scale.grad, out.grad, zero_point.grad]
+
+
+@pytest.mark.parametrize("equalized", [False, True])
+def test_hard_swish_has_the_value_and_gradients_of_its_parts(equalized: bool) -> None:
+    results = [hard_swish_and_gradients(ours, equalized, torch.float32) for ours in (True, False)]
     for mine, expected in zip(*results, strict=True):
         torch.testing.assert_close(mine, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("equalized", [False, True])
+def test_the_range_of_hard_swish_learns_in_bfloat16_too(equalized: bool) -> None:
+    """Its 8 bits round the 196 values, hardly the sums over them."""
+    mine = hard_swish_and_gradients(True, equalized, torch.bfloat16)
+    expected = hard_swish_and_gradients(False, equalized, torch.float32)
+    for gradient, other in zip(mine[3:], expected[3:], strict=True):
+        torch.testing.assert_close(gradient, other, rtol=0.05, atol=0)
 
 
 def test_swish_has_the_value_and_gradients_of_torchs_fake_quantization() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from device_eval.lint.description import Calibrated, Carried, Grid, Model, Op, Tensor
 from device_eval.lint.readers.delegate import with_partitions
 from qmnv3 import ir
-from qmnv3.errors import GraphError
+from qmnv3.errors import ExportError, GraphError
 from qmnv3.export.tflite import write_tflite
 from qmnv3.lowering import lower
 from qmnv3.runs import CALIBRATION, load_report, load_run_graph
@@ -30,7 +30,10 @@ def read_run(path: Path) -> Model:
     described = replace(describe_graph(graph, path), calibrated=_calibrated(path))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.tflite"
-        write_tflite(graph, file)
+        try:
+            write_tflite(graph, file)
+        except ExportError as error:
+            return replace(described, runtime_error=str(error))
         return with_partitions(described, file)
 
 

@@ -12,7 +12,7 @@ from device_eval.partitions import delegate_partitions
 from qmnv3.errors import GraphError
 from qmnv3.export.onnx_qdq import write_onnx
 from qmnv3.export.tflite import write_tflite
-from qmnv3.ir import Metadata, QuantGraph
+from qmnv3.ir import Add, Metadata, QParams, QuantGraph, Tensor
 from qmnv3.runs import save_run
 
 MAP = (1, 4, 4, 4)
@@ -118,3 +118,17 @@ def test_int16_around_h_swish_is_only_slow(tmp_path: Path) -> None:
     found = linted(model, [x], y)
     assert {f.rule for f in found} == {"partitions"}
     assert {f.what for f in found[1:]} == {"outside XNNPACK: XNNPACK has no 16-bit kernels"}
+
+
+def test_a_run_that_cannot_be_exported_is_explained(tmp_path: Path) -> None:
+    """What the export refuses, since TFLite would abort on it, is what one comes to lint for."""
+    tensors = [
+        Tensor(name, MAP, "int8", QParams.per_tensor(s, 0)) for name, s in (("x", 1.0), ("y", 2.0**-20))
+    ]
+    graph = QuantGraph({t.name: t for t in tensors}, (Add("sum", ("x", "x"), "y"),), ("x",), ("y",))
+    save_run(tmp_path / "RUN", graph, mobilenet_v3_chain(quantized=False).graph("logits"), {}, {})
+    found = list(lint(tmp_path / "RUN").findings)
+    (ratio,) = of_rule(found, "requantization")
+    assert ratio.severity == "error" and ratio.why == "TFLite aborts the process that loads the file"
+    (refused,) = of_rule(found, "partitions")
+    assert refused.severity == "error" and "as an int8 ADD needs" in refused.what
