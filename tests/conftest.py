@@ -1,12 +1,17 @@
 """Fixtures shared by all tests."""
 
 import os
+import signal
 import zlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+
+# A shell without job control has what it starts in the background ignore Ctrl-C, and all that that starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any]) -> None:
