@@ -3,29 +3,22 @@
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from qmnv3.training.distributed import is_distributed, reaching_others
+from qmnv3.training.distributed import is_distributed, total
 
 
 class _SumOverProcesses(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
-        total = values.clone()
-        with reaching_others():
-            dist.all_reduce(total)
-        return total
+        return total(values.clone())
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        total = gradient.clone()
-        with reaching_others():
-            dist.all_reduce(total)
-        return total
+        return total(gradient.clone())
 
 
 def batch_norm(
@@ -48,9 +41,9 @@ def batch_norm(
     shape = [1, -1] + [1] * (x.dim() - 2)
     given, x = x.dtype, x.float()  # sums of bfloat16 would lose nearly everything
     local = torch.cat([x.sum(over), x.new_tensor([x.numel() / x.shape[1]])])
-    total = _sum(local)
-    count = total[-1].detach()
-    mean = total[:-1] / count
+    sums = _sum(local)
+    count = sums[-1].detach()
+    mean = sums[:-1] / count
     centred = x - mean.reshape(shape)
     variance = _sum(centred.square().sum(over)) / count
     with torch.no_grad():
@@ -63,8 +56,7 @@ def batch_norm(
 
 
 def _sum(values: Tensor) -> Tensor:
-    total: Tensor = _SumOverProcesses.apply(values)  # type: ignore[no-untyped-call]
-    return total
+    return _SumOverProcesses.apply(values)  # type: ignore[no-untyped-call,no-any-return]
 
 
 def synchronise_batch_norm(model: nn.Module) -> None:

@@ -15,8 +15,24 @@ from tflite_sketch import (
     torch_result,
 )
 
+from qmnv3.errors import ExportError
 from qmnv3.export.tflite import build_tflite
-from qmnv3.ir import Dequantize, Flatten, HardSwish, Logistic, Mean, Op, Pad, Padding, QuantGraph, Quantize
+from qmnv3.ir import (
+    Add,
+    Dequantize,
+    Flatten,
+    HardSwish,
+    Logistic,
+    Mean,
+    Op,
+    Pad,
+    Padding,
+    QParams,
+    QuantGraph,
+    Quantize,
+    Tensor,
+)
+from qmnv3.ir.graph import DType
 
 FLOAT_TOLERANCE = 1e-5  # summation order of float kernels; values here are below 10
 
@@ -149,3 +165,19 @@ def test_batch_resize_on_reference_kernels(quantized: bool) -> None:
     np.testing.assert_array_equal(
         made.get_tensor(made.get_output_details()[0]["index"]), np.concatenate(singles)
     )
+
+
+@pytest.mark.parametrize(("dtype", "limit"), [("int8", 2.0**19), ("int16", 2.0**14)])
+def test_an_add_that_litert_aborts_on_is_refused(dtype: DType, limit: float) -> None:
+    ends = np.iinfo(dtype).min, np.iinfo(dtype).max
+
+    def graph(ratio: float) -> QuantGraph:
+        grids = [QParams.per_tensor(scale, 0, *ends) for scale in (1.0, 1.0 / ratio)]
+        tensors = [Tensor(name, (1, 4, 4, 3), dtype, q) for name, q in zip("xy", grids, strict=True)]
+        return QuantGraph({t.name: t for t in tensors}, (Add("sum", ("x", "x"), "y"),), ("x",), ("y",))
+
+    with pytest.raises(ExportError, match=f"sum: input scale 1 is not below {limit:g} times the output"):
+        build_tflite(graph(limit))
+    ones = np.ones((1, 4, 4, 3), dtype)
+    loaded = run(build_tflite(graph(0.99 * limit)), {"x": ones}, "reference")["y"]
+    assert (loaded == min(int(2 * 0.99 * limit), ends[1])).all()

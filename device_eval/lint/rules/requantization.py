@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from device_eval.lint.description import Model, Op
 from device_eval.lint.finding import Finding
 from device_eval.lint.layers import layers
-from qmnv3.export.tflite.operators import ADD_RATIO_LIMIT
+from qmnv3.export.tflite import ADD_RATIO_LIMIT
 
 ADD_LIMITS = (2.0**-10, 2.0**8)
 MUL_LIMITS = (2.0**-16, 2.0**8)
