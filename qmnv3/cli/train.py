@@ -43,7 +43,11 @@ def command(
     out: Annotated[Path, typer.Option(help="Folder to write.")],
     val: options.Val = None,
     weights: Annotated[
-        Path | None, typer.Option(help="Checkpoint to start from, .safetensors or .pth.")
+        Path | None,
+        typer.Option(
+            help="Checkpoint to start from, .safetensors or .pth. Its classifier is kept where it has as "
+            "many classes as DATA, else begun anew."
+        ),
     ] = None,
     recipe: Annotated[str, typer.Option(help="Name of a shipped recipe or a YAML file.")] = "v3_modern",
     epochs: options.Epochs = None,

@@ -29,7 +29,7 @@ from qmnv3.models.checkpoint import save_checkpoint
 from qmnv3.models.config import ModelOptions
 from qmnv3.models.network import MobileNet
 from qmnv3.models.user_model import is_user_model
-from qmnv3.models.weights import LoadedModel, load_model
+from qmnv3.models.weights import LoadedModel, load_model, trained_classes
 from qmnv3.training.batch_norm import reestimate_batch_norm
 from qmnv3.training.checkpoints import LAST
 from qmnv3.training.config import TrainConfig
@@ -42,8 +42,8 @@ WEIGHTS, SUMMARY = "model.safetensors", "train.json"
 
 @dataclass(frozen=True)
 class TrainJob:
-    """What to train on what. Without `weights` from scratch; with them, a classifier that does not fit the
-    folders' classes is begun anew.
+    """What to train on what. Without `weights` from scratch; with them, their classifier is begun anew
+    unless it has as many classes as there are folders.
     """
 
     model: str
@@ -165,7 +165,7 @@ def _load(job: TrainJob, data: TrainingData) -> LoadedModel:
     return load_model(
         job.model,
         job.weights,
-        new_classifier=classes,
+        new_classifier=None if trained_classes(job.weights) == classes else classes,
         resolution=job.resolution,
         seed=job.config.seed,
         **options,

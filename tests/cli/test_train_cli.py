@@ -57,6 +57,28 @@ def test_statistics_of_whole_images_are_judged_and_kept(
     assert np.mean(right) == summary["best_validation"]
 
 
+@pytest.mark.parametrize("classes", [2, 3])
+def test_a_classifier_of_as_many_classes_is_kept(
+    cli: Cli, tmp_path: Path, colours: Path, trained: Path, classes: int
+) -> None:
+    """Nothing is learned at this rate, so that a classifier that is kept stays as it is."""
+    data, recipe = tmp_path / "data", tmp_path / "still.yaml"
+    shutil.copytree(colours, data)
+    if classes == 3:
+        for part in ("train", "val"):
+            shutil.copytree(data / part / "red", data / part / "third")
+    recipe.write_text("epochs: 1\nbatch_size: 8\noptimizer: {rate: 1.0e-30, weight_decay: 0}\n")
+    weights, out = ("--weights", trained / "model.safetensors", "--resolution", 32), tmp_path / "out"
+    done = cli("train", "--model", "small", *weights, "--data", data, "--recipe", recipe, "--out", out)
+    assert done.code == 0, done.stderr
+    before, after = (
+        load_model("small", folder / "model.safetensors").model.classifier[3].weight
+        for folder in (trained, out)
+    )
+    assert after.shape[0] == classes
+    assert classes != 2 or torch.equal(before, after)
+
+
 def test_corrupt_validation_images_are_named_and_left_out(
     cli: Cli, tmp_path: Path, colours: Path, trained: Path
 ) -> None:
