@@ -46,7 +46,7 @@ from qmnv3.quant.fake_quant import activation_sites
 from qmnv3.quant.sites import read_sites
 from qmnv3.quant.state import State, model_state
 from qmnv3.runs import CALIBRATED, check_out, save_run
-from qmnv3.training.distributed import World, alone, join_world
+from qmnv3.training.distributed import alone, join_world
 from qmnv3.training.logs import EVENTS, LOG
 from qmnv3.training.loop import Outcome, train
 
@@ -105,7 +105,7 @@ def run_qat(job: QatJob, progress: Progress = silent) -> QatResult | None:
     freeze = _freezing(job, data, loaded, start)
     with TrainingView(job.config.training.epochs) as view:
         outcome = train(
-            _task(job, labelled, start, model, world),
+            _task(job, labelled, start, model),
             batch_source(labelled, loaded.preprocessing, job.config.training, world, trained),
             job.config.training,
             job.work,
@@ -169,21 +169,19 @@ def _labels(data: TrainingData, trained: IntArray, outputs: int) -> tuple[str, .
     return data.train.classes if data.labelled and plain else ()
 
 
-def _task(job: QatJob, data: TrainingData, start: Start, model: QatModel, world: World) -> QatTask:
+def _task(job: QatJob, data: TrainingData, start: Start, model: QatModel) -> QatTask:
     config = job.config
     taught = config.distillation.weight > 0 or not data.labelled
     teacher = None
     if taught:
         parent = copy.deepcopy(start.parent).to(job.device)
         teacher = Teacher(parent, config.distillation.features)
-    batches = max(1, len(data.train) // (config.training.batch_size * world.size))
     return QatTask(
         model,
         config.schedule,
         config.distillation,
         teacher=teacher,
         labelled=data.labelled,
-        total_steps=max(1, batches // config.training.accumulate) * config.training.epochs,
         accumulate=config.training.accumulate,
         label_smoothing=config.training.label_smoothing,
         mixing=config.training.mixing,

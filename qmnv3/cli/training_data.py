@@ -135,10 +135,12 @@ def decoding_workers(config: TrainConfig, world: World) -> int:
 
 def batch_source(
     data: TrainingData, spec: Preprocessing, config: TrainConfig, world: World, outputs: IntArray
-) -> Callable[[Position], TrainingBatches]:
-    """This process's augmented batches from a position on; labels are the model's `outputs`."""
+) -> Callable[[Position, int], TrainingBatches]:
+    """This process's augmented batches from a position on, of a training that so many processes began; labels
+    are the model's `outputs`.
+    """
     augmentation = Augmentation(**config.augmentation.model_dump())
-    return lambda start: TrainingBatches(
+    return lambda start, begun_by: TrainingBatches(
         data.train,
         spec,
         augmentation,
@@ -148,6 +150,7 @@ def batch_source(
         outputs=outputs,
         rank=world.rank,
         world_size=world.size,
+        begun_by=begun_by,
         workers=decoding_workers(config, world),
         processes=world.device != "cpu",
     )

@@ -28,9 +28,11 @@ class TrainingBatches:
     """Iterator of `Batch` through one epoch after the other, from `start` on.
 
     How image i looks in an epoch follows from seed, epoch and i alone: not from `workers`, timing or `rank`.
-    Of `world_size` processes each takes every world_size-th image of a common batch. The images that do not
-    fill a batch are left out, other ones each epoch. A corrupt image is left out and recorded in `skipped`;
-    DataError when a whole batch is. A batch of one image holds it twice, unless other processes have more.
+    Of `world_size` processes each takes every world_size-th image of a common batch, which has `batch_size`
+    images for each of the processes that the training was `begun_by` (default as many). The images that do
+    not fill a batch are left out, other ones each epoch. A corrupt image is left out and recorded in
+    `skipped`; DataError when a whole batch is. A batch of one image holds it twice, unless other processes
+    have more.
     Labels index the folder's classes, or with `outputs` are those of them.
     `workers` are threads, with `processes` as many processes that these hand their images to.
     """
@@ -47,6 +49,7 @@ class TrainingBatches:
         outputs: IntArray | None = None,
         rank: int = 0,
         world_size: int = 1,
+        begun_by: int | None = None,
         workers: int = 2,
         processes: bool = False,
     ) -> None:
@@ -54,7 +57,8 @@ class TrainingBatches:
         self._seed, self._rank, self._world = seed, rank, world_size
         self._workers = workers
         self._outputs = outputs
-        self._size = min(batch_size * world_size, len(folder))
+        self._begun_by = begun_by or world_size
+        self._size = min(batch_size * self._begun_by, len(folder))
         if self._size < world_size:
             raise DataError(f"{folder.root}: {len(folder)} images for {world_size} processes; give more")
         self.steps_per_epoch = len(folder) // self._size
@@ -100,7 +104,7 @@ class TrainingBatches:
         """Epoch and images of one batch after the other."""
         epoch, batch = start
         while True:
-            order = self._folder.order(self._seed, epoch, self._world)
+            order = self._folder.order(self._seed, epoch, self._begun_by)
             order = order[batch * self._size : self.steps_per_epoch * self._size]
             self._folder.expect(order[self._rank :: self._world].tolist())
             for first in range(0, len(order), self._size):

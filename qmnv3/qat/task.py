@@ -16,7 +16,7 @@ from qmnv3.training.mixing import mix
 
 
 class QatTask:
-    """A `QatModel`, its schedule over `total_steps` optimizer steps, and its loss.
+    """A `QatModel`, its schedule and its loss.
 
     Where in the schedule it is follows from the step alone. `labelled` says whether labels are classes of the
     model; without labels and without a `teacher` there is nothing to learn from. `accumulate` batches make a
@@ -31,7 +31,6 @@ class QatTask:
         *,
         teacher: Teacher | None,
         labelled: bool,
-        total_steps: int,
         accumulate: int = 1,
         label_smoothing: float = 0.0,
         mixing: MixingConfig | None = None,
@@ -40,7 +39,7 @@ class QatTask:
         self._schedule, self._distillation = schedule, distillation
         self._teacher = teacher
         self._taught = (distillation.weight if labelled else 1.0) if teacher is not None else 0.0
-        self._total, self._accumulate = total_steps, accumulate
+        self._accumulate = accumulate
         self._smoothing = label_smoothing
         self._mixing = mixing or MixingConfig()
 
@@ -60,9 +59,9 @@ class QatTask:
                 loss = loss + self._distillation.feature_weight * feature_loss(feature, lesson.features[name])
         return loss, logits
 
-    def before_step(self, step: int, steps_per_epoch: int) -> None:
+    def before_step(self, step: int, total: int) -> None:
         """Switch on what is due at `step`, with grids that fit the parameters."""
-        schedule, done = self._schedule, step / max(1, self._total)
+        schedule, done = self._schedule, step / max(1, total)
         self.model.settle()
         self.model.quantize(done >= schedule.quantize_after)
         if done >= schedule.freeze_batch_norm_after:

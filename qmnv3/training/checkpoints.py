@@ -24,8 +24,8 @@ class Progress:
     """How far a training is: `step` updates made; the next batch is `batch` of `epoch`.
 
     `best` is the highest validation result so far, `start` that of what training began with; `skipped` are
-    the images that could not be read. An epoch
-    has `batches` batches in each of `processes` processes; 0 before the first. `first_loss` was that of the
+    the images that could not be read. So many `processes` began it; an epoch has `batches` batches, 0 before
+    the first. `first_loss` was that of the
     first update, `average_loss` that of the last `averaged`, at its lowest `lowest_loss`; `hopeless` counts
     the latest updates whose loss was beyond hope.
     """
@@ -36,7 +36,7 @@ class Progress:
     best: float | None = None
     start: float | None = None
     skipped: list[str] = field(default_factory=list)
-    processes: int = 0
+    processes: int = 1
     batches: int = 0
     first_loss: float | None = None
     average_loss: float | None = None
@@ -47,7 +47,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Trained:
-    """What is saved: the objects themselves, read by `save_state` and changed by `load_state`.
+    """What is saved: the objects themselves, read by `save_state` and changed by `Saved.restore`.
 
     `recipe` is the resolved recipe: a run goes on only under the one it was begun with.
     """
@@ -77,29 +77,39 @@ def save_state(path: Path, trained: Trained) -> None:
     write_safetensors(path, save({name: _plain(tensor) for name, tensor in tensors.items()}, metadata))
 
 
-def load_state(path: Path, trained: Trained) -> None:
-    """Make model, optimizer, average and progress what they were when `path` was saved.
+@dataclass(frozen=True)
+class Saved:
+    """What `save_state` wrote to `path`."""
 
-    Of several processes the first reads the file for all. TrainingError when it is damaged, of another
-    model, or of another recipe (naming the first difference).
+    path: Path
+    tensors: dict[str, Tensor]
+    progress: Progress
+
+    def restore(self, trained: Trained) -> None:
+        """Make model, optimizer and average what they were. TrainingError when they are of another model."""
+        try:
+            trained.model.load_state_dict(_part(self.tensors, "model."))
+        except RuntimeError as error:
+            raise TrainingError(f"{self.path}: is of another model; choose another --out") from error
+        _load_optimizer(trained.optimizer, _part(self.tensors, "optimizer."))
+        if trained.ema is not None:
+            trained.ema.load(_part(self.tensors, "ema."))
+
+
+def read_state(path: Path, recipe: dict[str, Any]) -> Saved:
+    """Read a checkpoint of a training by `recipe`. Of several processes the first reads the file for all.
+
+    TrainingError when it is damaged or of another recipe (naming the first difference).
     """
     try:
         tensors, metadata = _read(path)
-        progress, recipe = json.loads(metadata["progress"]), json.loads(metadata["recipe"])
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        progress, begun = Progress(**json.loads(metadata["progress"])), json.loads(metadata["recipe"])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise TrainingError(f"{path}: not a checkpoint of a training ({error}); begin again") from error
-    different = _difference(recipe, json.loads(json.dumps(trained.recipe)))
+    different = _difference(begun, json.loads(json.dumps(recipe)))
     if different:
         raise TrainingError(f"{path}: was begun with {different}; resume with that, or choose another --out")
-    try:
-        trained.model.load_state_dict(_part(tensors, "model."))
-    except RuntimeError as error:
-        raise TrainingError(f"{path}: is of another model; choose another --out") from error
-    _load_optimizer(trained.optimizer, _part(tensors, "optimizer."))
-    if trained.ema is not None:
-        trained.ema.load(_part(tensors, "ema."))
-    for name, value in progress.items():
-        setattr(trained.progress, name, value)
+    return Saved(path, tensors, progress)
 
 
 def begin_again(path: Path) -> str:

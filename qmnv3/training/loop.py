@@ -21,8 +21,8 @@ from qmnv3.training.checkpoints import (
     Progress,
     Trained,
     begin_again,
-    load_state,
     load_weights,
+    read_state,
     save_state,
 )
 from qmnv3.training.config import TrainConfig
@@ -81,7 +81,7 @@ class Outcome:
 
 def train(
     task: Task,
-    batches: Callable[[Position], Batches],
+    batches: Callable[[Position, int], Batches],
     config: TrainConfig,
     out: Path,
     *,
@@ -95,19 +95,21 @@ def train(
 ) -> Outcome:
     """Train `task.model` in place; in the end it holds the best weights by `validate`, else the last.
 
+    `batches` are those from a position on, of a training that so many processes began.
     `judge_start` judges what the epochs must beat: where none did, `Outcome.kept_start`, the caller should
     keep that. `unreadable` fills with validation images that could not be read.
 
     `out/checkpoints` gets `last` and `best`, `out/log.jsonl` a line per logged step and validation. With
     `resume` a run that was killed goes on from `last`, in the middle of an epoch, and on the CPU ends with
-    the same bits as one that was not; `recipe`, images and processes must be the same. Before the first
-    checkpoint it begins anew. Processes that torchrun started again go on in any case.
+    the same bits as one that was not; `recipe` and images must be the same. Other processes than began it
+    share the images of the same updates, and dropout differs. Before the first checkpoint it begins anew.
+    Processes that torchrun started again go on in any case.
     TrainingError when training diverged, naming step, layer and the last checkpoint;
     TrainingStopped, with everything saved, after SIGINT or SIGTERM.
     """
     keep_freed_memory()
     run = _Run(task, config, out, recipe, world, resume, reporter or Silent(), unreadable or SkippedImages())
-    source = batches(Position(run.progress.epoch, run.progress.batch))
+    source = batches(Position(run.progress.epoch, run.progress.batch), run.progress.processes)
     started = time.perf_counter()
     try:
         with asked_to_stop() as stop:
@@ -122,7 +124,7 @@ def train(
     from_leader(0.0)  # which has then saved everything
     progress, seconds = run.progress, time.perf_counter() - started
     load_weights(out / CHECKPOINTS / (LAST if progress.best == progress.start else BEST), task.model)
-    task.before_step(progress.step, 1)
+    task.before_step(progress.step, progress.step)
     return Outcome(progress.step, progress.best, progress.start, seconds, tuple(progress.skipped))
 
 
@@ -143,18 +145,25 @@ class _Run:
         self.folder = out / CHECKPOINTS
         self.folder.mkdir(parents=True, exist_ok=True)
         task.model.to(world.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        effective = config.batch_size * config.accumulate * world.size
-        self.optimizer = make_optimizer(task.model, config.optimizer, effective_batch=effective)
-        self.ema = Ema(task.model, config.ema.decay) if config.ema.enabled else None
-        self.progress = Progress()
-        self.saved = Trained(task.model, self.optimizer, self.ema, self.progress, recipe)
         if resume or world.restarted:
             resume = bool(from_leader((self.folder / LAST).exists()))
         if world.leads:
             for name in (f"{CHECKPOINTS}/{LAST}", f"{CHECKPOINTS}/{BEST}", LOG):
                 remove_leftovers(out / name)
-        if resume:
-            load_state(self.folder / LAST, self.saved)
+        saved = read_state(self.folder / LAST, recipe) if resume else None
+        self.progress = saved.progress if saved else Progress(processes=world.size)
+        shared = config.batch_size * self.progress.processes
+        if shared % world.size:
+            raise TrainingError(
+                f"{world.size} processes: {self.progress.processes} began with {shared} images in a batch, "
+                f"which so many cannot share evenly; start a number that divides {shared}"
+            )
+        effective = shared * config.accumulate
+        self.optimizer = make_optimizer(task.model, config.optimizer, effective_batch=effective)
+        self.ema = Ema(task.model, config.ema.decay) if config.ema.enabled else None
+        self.saved = Trained(task.model, self.optimizer, self.ema, self.progress, recipe)
+        if saved:
+            saved.restore(self.saved)
         step, validated = self.progress.step, self.progress.batch == 0
         self.log = JsonLines(out / LOG, step if resume else None, validated) if world.leads else None
         writes = config.tensorboard and world.leads
@@ -197,25 +206,24 @@ class _Run:
                 self.save(LAST)  # validation may take long
             progress.epoch, progress.batch = epoch, 0
             if validate and due:
-                self.validate(validate, updates)
+                self.validate(validate, total)
             self.save(LAST)
             saved_at = time.perf_counter()
 
     def check(self, source: Batches) -> None:
         """TrainingError where an epoch is too short, or not what it was when the run was begun."""
-        progress, batches, processes = self.progress, source.steps_per_epoch, self.world.size
+        progress, batches = self.progress, source.steps_per_epoch
         if batches < self.config.accumulate:
             raise TrainingError(
                 f"accumulate: {self.config.accumulate} batches make an update, but an epoch has {batches}; "
                 "lower accumulate or batch_size"
             )
-        begun = (progress.processes, progress.batches)
-        if progress.processes and begun != (processes, batches):
+        if progress.batches not in (0, batches):
             raise TrainingError(
-                f"{self.folder / LAST}: was begun by {begun[0]} processes with {begun[1]} batches an epoch, "
-                f"now {processes} with {batches}; resume with the same processes and images"
+                f"{self.folder / LAST}: was begun with {progress.batches} batches an epoch, now there are "
+                f"{batches}; resume with the same images"
             )
-        progress.processes, progress.batches = processes, batches
+        progress.batches = batches
 
     def signal(self, stop: Stop) -> int:
         """Signal that any of the processes was stopped with, 0 for none: all stop after the same step."""
@@ -230,7 +238,7 @@ class _Run:
         set_rate(self.optimizer, factor)
         seed_step(config.seed, self.world.rank, progress.step)
         try:
-            self.task.before_step(progress.step, updates)
+            self.task.before_step(progress.step, total)
             tally = self.gradients(source)
             self.optimizer.step()
             self.task.after_step()
@@ -300,12 +308,12 @@ class _Run:
             device = self.world.device
             yield images.to(device, non_blocking=True), torch.as_tensor(labels, device=device)
 
-    def validate(self, validate: Callable[[nn.Module], float], updates: int) -> None:
+    def validate(self, validate: Callable[[nn.Module], float], total: int) -> None:
         """Judge what would be kept."""
         progress, model = self.progress, self.task.model
         model.eval()
         with nullcontext() if self.ema is None else self.ema.applied():
-            self.task.before_step(progress.step, updates)
+            self.task.before_step(progress.step, total)
             result = self.judged(lambda: validate(model))
         if progress.best is None or result > progress.best:
             progress.best = result

@@ -25,8 +25,8 @@ class Task(Protocol):
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean loss of a batch, and logits [N, classes]."""
 
-    def before_step(self, step: int, steps_per_epoch: int) -> None:
-        """Called before every update and before validation."""
+    def before_step(self, step: int, total: int) -> None:
+        """Called before every update, before validation and at the end; training has `total` updates."""
 
     def after_step(self) -> None:
         """Called after every update."""
@@ -48,7 +48,7 @@ class ClassificationTask:
         logits = self.model(mixed.images)
         return mixed.cross_entropy(logits.float(), self._smoothing), logits
 
-    def before_step(self, step: int, steps_per_epoch: int) -> None:
+    def before_step(self, step: int, total: int) -> None:
         """Nothing changes while it trains."""
 
     def after_step(self) -> None:

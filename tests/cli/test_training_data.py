@@ -83,7 +83,7 @@ def test_processes_decode_where_a_gpu_trains(tmp_path: Path, device: str) -> Non
     folder(tmp_path / "train", "a", "b")
     data = find_training_data(tmp_path, None, labels=True)
     config = TrainConfig(batch_size=2, workers=1)
-    source = batch_source(data, SPEC, config, World(0, 1, device), np.arange(2))(START)
+    source = batch_source(data, SPEC, config, World(0, 1, device), np.arange(2))(START, 1)
     assert len(next(source)) == 2
     assert bool(multiprocessing.active_children()) == (device == "cuda")
     source.close()

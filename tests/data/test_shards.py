@@ -164,6 +164,19 @@ def test_a_resumed_run_reads_nothing_that_was_passed(
     assert set(taken) <= set(whole[16:36]) and set(taken) >= set(whole[16:20])
 
 
+@pytest.mark.parametrize("processes", [1, 3])
+def test_other_processes_share_the_batches_of_shards_that_a_training_began_with(
+    shards: Shards, processes: int
+) -> None:
+    """Of two processes with three images each."""
+    begun = [take(shards, 4, batch_size=3, rank=rank, world_size=2) for rank in (0, 1)]
+    other = {"batch_size": 3, "world_size": processes, "begun_by": 2}
+    now = [take(shards, 4, rank=rank, **other) for rank in range(processes)]
+    for step in range(4):
+        expected, found = (sorted(sum((part[step].paths for part in of), ())) for of in (begun, now))
+        assert found == expected
+
+
 @pytest.mark.parametrize("processes", [2, 3])
 def test_processes_share_an_epoch_and_hardly_any_shard(shards: Shards, processes: int) -> None:
     parts = [

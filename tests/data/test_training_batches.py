@@ -55,6 +55,19 @@ def all_same(ours: list[Batch], theirs: list[Batch]) -> bool:
     )
 
 
+@pytest.mark.parametrize("processes", [1, 4])
+def test_other_processes_share_the_batches_that_a_training_began_with(
+    folder: ImageFolder, processes: int
+) -> None:
+    """Of two processes with four images each."""
+    begun = [take(folder, 4, rank=rank, world_size=2) for rank in (0, 1)]
+    now = [take(folder, 4, rank=rank, world_size=processes, begun_by=2) for rank in range(processes)]
+    for step in range(4):
+        expected, found = ([part[step].paths for part in parts] for parts in (begun, now))
+        assert {len(paths) for paths in found} == {8 // processes}
+        assert sorted(sum(found, ())) == sorted(sum(expected, ()))
+
+
 def test_the_order_is_a_permutation_and_another_one_each_epoch() -> None:
     orders = [epoch_order(100, 3, epoch) for epoch in (0, 1, 0)]
     assert sorted(orders[0]) == list(range(100))

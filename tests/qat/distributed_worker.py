@@ -54,13 +54,11 @@ def main(out: Path, form: str) -> None:
     prepared = calibrate(randomize(TinyNet()), spec, lambda: iter([seen]), PtqConfig(level=0, images=8)).model
     model = QatModel(prepared, FormsConfig(activations=form, momentum=0.5))
     schedule = QatScheduleConfig(freeze_batch_norm_after=0.6)
-    task = QatTask(
-        model, schedule, DistillationConfig(weight=0), teacher=None, labelled=True, total_steps=STEPS
-    )
+    task = QatTask(model, schedule, DistillationConfig(weight=0), teacher=None, labelled=True)
     size = GLOBAL_BATCH // world.size
     optimizer = OptimizerConfig(kind="sgd", rate=0.01, reference_batch=GLOBAL_BATCH, weight_decay=0.0)
     config = TrainConfig(epochs=1, batch_size=size, optimizer=optimizer)
-    train(task, lambda start: Batches(start, world), config, out, recipe={}, world=world)
+    train(task, lambda start, _: Batches(start, world), config, out, recipe={}, world=world)
     state = {f"weight.{name}": tensor.contiguous() for name, tensor in model.state_dict().items()}
     for name, step in model.named_steps():
         grid = step.output.grid.qparams

@@ -20,7 +20,7 @@ LABELS = torch.arange(8) % 10
 
 def task(model: QatModel, teacher: Teacher | None = None, **changes: object) -> QatTask:
     options = {"schedule": QatScheduleConfig(), "distillation": DistillationConfig(), "labelled": True}
-    options |= {"total_steps": 100, "teacher": teacher} | changes
+    options |= {"teacher": teacher} | changes
     return QatTask(model, **options)  # type: ignore[arg-type]
 
 
@@ -36,7 +36,7 @@ def test_the_schedule_follows_from_the_step_alone() -> None:
     }
     for step, phase in phases.items():
         model = QatModel(calibrated(tiny(), 32).model, FormsConfig())
-        task(model, schedule=schedule).before_step(step, 10)
+        task(model, schedule=schedule).before_step(step, 100)
         layer = next(model.layers())
         learning = [p.requires_grad for name, p in model.named_parameters() if name.endswith("log_high")]
         assert (layer.output.quantizes, layer.folds, all(learning)) == phase
@@ -120,7 +120,7 @@ def test_weights_are_damped_once_a_step_however_many_batches_make_it() -> None:
     for accumulate in (1, 2):
         model = QatModel(calibrated(tiny(), 32).model, FormsConfig())
         given = task(model, schedule=QatScheduleConfig(damping=5.0), accumulate=accumulate)
-        given.before_step(60, 10)
+        given.before_step(60, 100)
         for _ in range(accumulate):
             loss, _ = given.loss(images(8, 32), LABELS)
             (loss / accumulate).backward()
@@ -133,7 +133,7 @@ def test_averages_observe_before_rounding_starts() -> None:
     calibration = calibrated(tiny(), 32)
     model = QatModel(calibration.model, FormsConfig(activations="moving_average", momentum=0.0)).train()
     given = task(model, schedule=QatScheduleConfig(quantize_after=0.5, freeze_batch_norm_after=0.0))
-    given.before_step(0, 10)
+    given.before_step(0, 100)
     x = images(8, 32, seed=5)
     sites = ("stem.0", "add")
     given.loss(2 * x, LABELS)

@@ -92,7 +92,7 @@ def train_all(images: Path, out: Path) -> None:
     fixed = torch.randn(16, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(2))
     train(
         ClassificationTask(network()),
-        lambda start: TrainingBatches(
+        lambda start, _: TrainingBatches(
             folder, spec, Augmentation(), batch_size=CONFIG.batch_size, seed=CONFIG.seed, start=start
         ),
         CONFIG,

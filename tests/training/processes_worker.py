@@ -18,6 +18,7 @@ from qmnv3.data.training_batches import TrainingBatches
 from qmnv3.preprocessing import Preprocessing
 from qmnv3.training.config import EmaConfig, OptimizerConfig, TrainConfig
 from qmnv3.training.distributed import World, join_world
+from qmnv3.training.logs import Reporter
 from qmnv3.training.loop import train
 from qmnv3.training.synchronised import batch_norm
 from qmnv3.training.task import ClassificationTask
@@ -70,11 +71,19 @@ class DieAt:
         pass
 
 
-def learn(world: World, out: Path, *, dropout: float, die_at: int = 0) -> nn.Module:
+def learn(
+    world: World,
+    out: Path,
+    *,
+    dropout: float,
+    reporter: Reporter | None = None,
+    begun_by: int = 0,
+    resume: bool = False,
+) -> nn.Module:
     folder, spec = find_images(out.parent / "images", classes=True), Preprocessing(SIDE, SIDE)
     config = TrainConfig(
         epochs=3,
-        batch_size=GLOBAL_BATCH // world.size,
+        batch_size=GLOBAL_BATCH // (begun_by or world.size),
         save_every_s=1e-9,
         log_every=1,
         optimizer=OptimizerConfig(kind="sgd", rate=0.01, reference_batch=GLOBAL_BATCH),
@@ -83,7 +92,7 @@ def learn(world: World, out: Path, *, dropout: float, die_at: int = 0) -> nn.Mod
     model = network(dropout)
     train(
         ClassificationTask(model),
-        lambda start: TrainingBatches(
+        lambda start, begun_by: TrainingBatches(
             folder,
             spec,
             Augmentation(),
@@ -92,13 +101,15 @@ def learn(world: World, out: Path, *, dropout: float, die_at: int = 0) -> nn.Mod
             start=start,
             rank=world.rank,
             world_size=world.size,
+            begun_by=begun_by,
         ),
         config,
         out,
         recipe=config.model_dump(),
         validate=lambda model: 0.5,
         world=world,
-        reporter=DieAt(die_at) if die_at else None,
+        resume=resume,
+        reporter=reporter,
     )
     return model
 
@@ -111,9 +122,13 @@ def main(what: str, out: Path) -> None:
         result = learn(world, out, dropout=0.0).state_dict()
         for dtype in (torch.float32, torch.bfloat16):
             result |= {f"{dtype} {name}": tensor for name, tensor in normalise(world, dtype).items()}
+    elif what == "of one":
+        result = learn(world, out, dropout=0.0, begun_by=1, resume=True).state_dict()
+    elif what == "end":
+        result = learn(world, out, dropout=0.0, reporter=DieAt(5)).state_dict()
     else:
         dies = what == "dies" and world.rank == 1 and not world.restarted
-        result = learn(world, out, dropout=0.3, die_at=5 if dies else 0).state_dict()
+        result = learn(world, out, dropout=0.3, reporter=DieAt(5) if dies else None).state_dict()
     save_file({name: tensor.contiguous() for name, tensor in result.items()}, out / "result.safetensors")
 
 

@@ -40,7 +40,7 @@ def test_divergence_names_step_layer_and_a_checkpoint_that_is_whole(
         run(
             tmp_path,
             config(accumulate=accumulate),
-            batches=lambda start: Noise(start, poisoned),
+            batches=lambda *start: Noise(*start, poisoned),
         )
     assert_all_finite(tmp_path)
 
@@ -59,7 +59,7 @@ class Rooted(nn.Module):
 
 
 class RootedTask(ClassificationTask):
-    def before_step(self, step: int, steps_per_epoch: int) -> None:
+    def before_step(self, step: int, total: int) -> None:
         self.model.rooted = step == 5
 
 
@@ -135,7 +135,7 @@ class ExplodingTask(ClassificationTask):
         super().__init__(model)
         self.once, self.factor = once, 1.0
 
-    def before_step(self, step: int, steps_per_epoch: int) -> None:
+    def before_step(self, step: int, total: int) -> None:
         self.factor = 1000.0 if step == 5 or (step > 5 and not self.once) else 1.0
 
     def loss(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

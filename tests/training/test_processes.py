@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 from training.kill_at_random import write_images
 from training.processes_worker import learn, norm_input
+from training.training_runs import KillAt, Killed
 
 from qmnv3.training.distributed import ALONE
 from qmnv3.training.logs import read_log
@@ -24,14 +25,19 @@ BFLOAT16 = {"rtol": 2**-7, "atol": 2**-7}
 State = dict[str, torch.Tensor]
 
 
-def torchrun(what: str, out: Path, *options: str) -> tuple[State, State]:
-    """What each of two processes ended with."""
+def start(what: str, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Two processes."""
     write_images(out / "images")
     launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     path = os.pathsep.join(map(str, (HERE.parents[1], HERE.parent)))
     command = [*launcher, *options, str(HERE / "processes_worker.py"), what, str(out)]
     environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+
+
+def torchrun(what: str, out: Path, *options: str) -> tuple[State, State]:
+    """What each of two processes ended with."""
+    done = start(what, out, *options)
     assert done.returncode == 0, done.stderr
     first, second = (load_file(out / f"machine{rank}" / "result.safetensors") for rank in (0, 1))
     return first, second
@@ -97,3 +103,24 @@ def test_processes_that_were_started_again_end_as_if_none_had_died(tmp_path: Pat
         assert all(torch.equal(found[name], expected[name]) for name in expected)
     logs = [read_log(tmp_path / name / "machine0" / "log.jsonl") for name in ("whole", "dies")]
     assert [line["step"] for line in logs[0]] == [line["step"] for line in logs[1]]
+
+
+def test_one_process_goes_on_where_two_were_killed(tmp_path: Path, plain: tuple[Path, State, State]) -> None:
+    """In the middle of an epoch, with the images of both."""
+    assert start("end", tmp_path).returncode != 0
+    one = learn(ALONE, tmp_path / "machine0", dropout=0.0, begun_by=2, resume=True).state_dict()
+    for name, expected in plain[1].items():
+        if name in one:
+            assert torch.allclose(one[name], expected, **TOLERANCE), name
+    steps = [line["step"] for line in read_log(tmp_path / "machine0" / "log.jsonl")]
+    assert steps == [line["step"] for line in read_log(plain[0] / "machine0" / "log.jsonl")]
+
+
+def test_two_processes_go_on_where_one_was_killed(tmp_path: Path, plain: tuple[Path, State, State]) -> None:
+    write_images(tmp_path / "images")
+    with pytest.raises(Killed):
+        learn(ALONE, tmp_path / "machine0", dropout=0.0, reporter=KillAt(5))
+    first, second = torchrun("of one", tmp_path)
+    for name, tensor in first.items():
+        assert torch.equal(second[name], tensor), name
+        assert torch.allclose(tensor, plain[1][name], **TOLERANCE), name

@@ -15,6 +15,7 @@ import torch
 from training.training_runs import STEPS_PER_EPOCH, KillAt, Killed, Noise, config, run
 
 from qmnv3.errors import TrainingError, TrainingStopped
+from qmnv3.training.distributed import World
 from qmnv3.training.logs import read_log
 from qmnv3.training.randomness import seed_step
 
@@ -124,13 +125,18 @@ class Fewer(Noise):
     steps_per_epoch = 3
 
 
-def test_other_images_or_processes_are_refused(tmp_path: Path) -> None:
+def test_other_images_are_refused(tmp_path: Path) -> None:
     with pytest.raises(Killed):
         run(tmp_path, config(), reporter=KillAt(5))
-    with pytest.raises(
-        TrainingError, match=r"last\S+: was begun by 1 processes with 7 .* now 1 with 3; resume"
-    ):
+    with pytest.raises(TrainingError, match=r"last\S+: was begun with 7 batches .* now there are 3; resume"):
         run(tmp_path, config(), batches=Fewer, resume=True)
+
+
+def test_processes_that_cannot_share_an_update_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        run(tmp_path, config(), reporter=KillAt(5))
+    with pytest.raises(TrainingError, match=r"3 processes: 1 began with 8 images .* a number that divides 8"):
+        run(tmp_path, config(), world=World(0, 3, "cpu"), resume=True)
 
 
 def test_random_numbers_of_a_step_are_its_own() -> None:

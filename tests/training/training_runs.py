@@ -21,7 +21,7 @@ class Noise:
 
     steps_per_epoch = STEPS_PER_EPOCH
 
-    def __init__(self, start: Position, poison_at: Position | None = None) -> None:
+    def __init__(self, start: Position, processes: int, poison_at: Position | None = None) -> None:
         # After the last batch of an epoch comes the next one.
         self.position = start if start.batch < self.steps_per_epoch else Position(start.epoch + 1, 0)
         self.poison_at = poison_at
