@@ -2,7 +2,8 @@
 
 | operation | ratio | runtime |
 | --- | --- | --- |
-| ADD, SUB | each input / output | XNNPACK leaves it out outside [2^-10, 2^8), TFLite aborts from 2^19 on |
+| ADD, SUB | each input / output | XNNPACK leaves it out outside [2^-10, 2^8) |
+| | | TFLite aborts from 2^19 on, with int16 from 2^14 on |
 | MUL | product of inputs / output | XNNPACK leaves it out outside [2^-16, 2^8) |
 | QUANTIZE to another grid | input / output | XNNPACK leaves it out outside [2^-8, 2^7] |
 | CONV_2D and other layers | input x weight / output, any channel | XNNPACK refuses the model from 2^8 on |
@@ -20,7 +21,6 @@ ADD_LIMITS = (2.0**-10, 2.0**8)
 MUL_LIMITS = (2.0**-16, 2.0**8)
 QUANTIZE_LIMITS = (2.0**-8, 2.0**7)
 LAYER_LIMIT = 2.0**8
-ABORT_LIMIT = ADD_RATIO_LIMIT["int8"]
 HARD_SWISH_LIMIT = 2.0**7
 
 _RULE = "requantization"
@@ -32,15 +32,11 @@ def requantization(model: Model) -> Iterator[Finding]:
     if model.format == "onnx":
         return
     yield from _layer_ratios(model)
-    aborting = aborting_ops(model)
     for op in model.ops:
-        ratio = max(operand_ratios(model, op), default=0.0)
-        if op in aborting:
-            what, why = (
-                f"TFLite takes less than {ABORT_LIMIT:g}",
-                "TFLite aborts the process that loads the file",
-            )
-        elif op.kind == "HardSwish" and ratio >= HARD_SWISH_LIMIT:
+        ratio, limit = max(_ratios(model, op), default=0.0), _abort_limit(model, op)
+        if ratio >= limit:
+            what, why = f"TFLite takes less than {limit:g}", "TFLite aborts the process that loads the file"
+        elif op.kind == "HardSwish" and max(operand_ratios(model, op), default=0.0) >= HARD_SWISH_LIMIT:
             what, why = f"TFLite takes less than {HARD_SWISH_LIMIT:g}", "TFLite refuses to load the model"
         else:
             yield from _left_out(model, op)
@@ -51,15 +47,26 @@ def requantization(model: Model) -> Iterator[Finding]:
 
 def aborting_ops(model: Model) -> tuple[Op, ...]:
     """Sums at which TFLite ends the process when it loads the file."""
-    sums = [op for op in model.ops if op.kind in ("Add", "Sub")]
-    return tuple(op for op in sums if max(operand_ratios(model, op), default=0.0) >= ABORT_LIMIT)
+    return tuple(op for op in model.ops if max(_ratios(model, op), default=0.0) >= _abort_limit(model, op))
+
+
+def _abort_limit(model: Model, op: Op) -> float:
+    output = model.output(op)
+    if output is None or op.kind not in ("Add", "Sub"):
+        return float("inf")
+    return ADD_RATIO_LIMIT["int16" if output.is_16_bit else "int8"]
 
 
 def operand_ratios(model: Model, op: Op) -> tuple[float, ...]:
     """The ratios that the delegate checks for an elementwise operation; empty when it has none."""
     output = model.output(op)
+    return () if output is None or output.is_16_bit else _ratios(model, op)
+
+
+def _ratios(model: Model, op: Op) -> tuple[float, ...]:
+    output = model.output(op)
     operands = [tensor for tensor in model.operands(op) if tensor.quantized]
-    if output is None or not output.quantized or output.is_16_bit:
+    if output is None or not output.quantized:
         return ()
     if any(tensor.dtype != output.dtype for tensor in operands):
         return ()
