@@ -82,8 +82,9 @@ def test_a_gpu_gets_every_core_in_equal_shares(monkeypatch: pytest.MonkeyPatch) 
 def test_processes_decode_where_a_gpu_trains(tmp_path: Path, device: str) -> None:
     folder(tmp_path / "train", "a", "b")
     data = find_training_data(tmp_path, None, labels=True)
-    config = TrainConfig(batch_size=2, workers=1)
-    source = batch_source(data, SPEC, config, World(0, 1, device), np.arange(2))(START, 1)
+    config = TrainConfig(batch_size=1, workers=1)
+    begun_by_two = batch_source(data, SPEC, config, World(0, 1, device), np.arange(2))
+    source = begun_by_two(START, 2)
     assert len(next(source)) == 2
     assert bool(multiprocessing.active_children()) == (device == "cuda")
     source.close()
