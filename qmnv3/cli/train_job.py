@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
+from torch.distributed import is_torchelastic_launched
 
 from qmnv3.cli.training_data import (
     Judge,
@@ -119,14 +120,14 @@ def check_training_folder(out: Path, *, resume: bool, restarted: bool = False) -
     """TrainingError where a new run would overwrite another, or there is none to resume.
 
     One that was killed before its first checkpoint can be resumed: it begins. Processes that torchrun
-    `restarted` go on with what there is.
+    `restarted` go on with what there is; those it starts may `resume` what there is not yet.
     """
     last = out / CHECKPOINTS / LAST
     if out.is_file():
         raise TrainingError(f"{out}: is a file; choose another --out")
     if restarted:
         return
-    if resume and not out.exists():
+    if resume and not out.exists() and not is_torchelastic_launched():
         raise TrainingError(f"{out}: no such folder, there is no training to resume; begin without --resume")
     if not resume and last.exists():
         raise TrainingError(f"{out}: holds a training already; give --resume to go on, or another --out")

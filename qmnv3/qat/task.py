@@ -23,6 +23,8 @@ class QatTask:
     step.
     """
 
+    leaves_out_parameters = True
+
     def __init__(
         self,
         model: QatModel,

@@ -3,6 +3,7 @@
 import atexit
 import json
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -85,7 +87,9 @@ def join_world(device: str) -> World:
             dist.init_process_group(backend, store=_store(), rank=rank, world_size=size, timeout=patience)
         if device == "cpu":
             atexit.register(dist.destroy_process_group)  # gloo's threads abort an interpreter that ends first
-    return World(dist.get_rank(), size, device, _restarts() > 0)
+    # torchrun counts on each machine what failed there; some may have come later.
+    restarts = largest(torch.tensor(_restarts(), device=device))
+    return World(dist.get_rank(), size, device, bool(restarts > 0))
 
 
 def _from_torchrun(name: str) -> int:
@@ -118,10 +122,30 @@ def alone() -> Iterator[None]:
 
 
 @cache
+@cache
 def _store() -> Any:
-    store, _, _ = next(rendezvous("env://"))
-    # torchrun's store outlives processes that are started again: their addresses and counts are not ours.
-    return PrefixStore(f"restart_{_restarts()}", store)
+    store, rank, size = next(rendezvous("env://"))
+    return PrefixStore(agreed_prefix(store, rank, size), store)
+
+
+def agreed_prefix(store: Any, rank: int, size: int) -> str:
+    """Where in torchrun's store the processes of this start keep their keys.
+
+    The store outlives processes that are started again, whose keys are still there, and no number in the
+    environment tells one start from the next on all machines alike. So the first process gives a word of its
+    own to each word that it reads, until every other process has found it under its word of this start.
+    """
+    word = uuid4().hex
+    if rank > 0:
+        store.set(f"here_{rank}", word)
+        prefix: str = store.get(f"prefix_for_{word}").decode()
+        store.set(f"{prefix}_{rank}", "")
+        return prefix
+    for other in range(1, size):
+        while not store.check([f"{word}_{other}"]):
+            store.set(f"prefix_for_{store.get(f'here_{other}').decode()}", word)
+            time.sleep(0.01)
+    return word
 
 
 def _restarts() -> int:

@@ -28,6 +28,8 @@ class _LossModule(nn.Module):
 
 
 class _Trainable(Protocol):
+    leaves_out_parameters: bool
+
     @property
     def model(self) -> nn.Module: ...
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]: ...
@@ -59,7 +61,8 @@ def loss_of(task: _Trainable, world: World, *, compiled: bool) -> Loss:
     if world.size == 1:
         return loss
     synchronise_batch_norm(task.model)
-    # A layer that a task leaves out for a while gets no gradient; buffers are alike already.
     return DistributedDataParallel(
-        _LossModule(task.model, loss), forward_sync_buffers=False, find_unused_parameters=True
+        _LossModule(task.model, loss),
+        forward_sync_buffers=False,  # they are alike already
+        find_unused_parameters=task.leaves_out_parameters,
     )

@@ -16,7 +16,10 @@ class Task(Protocol):
     """What is trained. All of its state is in `model.state_dict()`, its schedule follows from the step.
 
     `before_step` and `after_step` raise Diverged, in all processes alike, where training cannot go on.
+    `leaves_out_parameters`: some may get no gradient in a step.
     """
+
+    leaves_out_parameters: bool
 
     @property
     def model(self) -> nn.Module:
@@ -34,6 +37,8 @@ class Task(Protocol):
 
 class ClassificationTask:
     """Cross-entropy of a model's logits with the labels."""
+
+    leaves_out_parameters = False
 
     def __init__(
         self, model: nn.Module, label_smoothing: float = 0.0, mixing: MixingConfig | None = None

@@ -8,6 +8,7 @@ import pytest
 from cli_command import ENVIRONMENT, HERE, MODEL, Finished
 
 from qmnv3.cli.train_job import check_training_folder
+from qmnv3.errors import TrainingError
 from qmnv3.training.distributed import join_world
 
 # A save every step; two steps an epoch for two processes.
@@ -74,3 +75,11 @@ def test_a_process_alone_is_told_that_it_was_started_again(
     assert join_world("cpu").restarted
     for resume in (False, True):
         check_training_folder(tmp_path / "none yet", resume=resume, restarted=True)
+
+
+def test_torchrun_may_resume_what_is_not_there_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Machines that come later are given the same command as the first ones, which found nothing."""
+    with pytest.raises(TrainingError, match=r"no such folder, .* begin without --resume"):
+        check_training_folder(tmp_path / "none yet", resume=True)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a job")
+    check_training_folder(tmp_path / "none yet", resume=True)

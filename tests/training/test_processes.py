@@ -3,17 +3,19 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from torch.distributed import TCPStore
 from training.kill_at_random import write_images
 from training.processes_worker import learn, norm_input
 from training.training_runs import KillAt, Killed
 
-from qmnv3.training.distributed import ALONE
+from qmnv3.training.distributed import ALONE, agreed_prefix
 from qmnv3.training.logs import read_log
 
 HERE = Path(__file__).parent
@@ -124,3 +126,17 @@ def test_two_processes_go_on_where_one_was_killed(tmp_path: Path, plain: tuple[P
     for name, tensor in first.items():
         assert torch.equal(second[name], tensor), name
         assert torch.allclose(tensor, plain[1][name], **TOLERANCE), name
+
+
+def test_processes_started_again_agree_on_a_prefix_that_none_had_before() -> None:
+    """All starts in one store. The last process of the first start dies before it can agree on anything."""
+    server = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    stores = [TCPStore("localhost", server.port, is_master=False) for _ in range(3)]
+    stores[0].set("here_2", "the one that died")
+    with ThreadPoolExecutor(3) as pool:
+        starts = []
+        for _ in range(3):
+            found = pool.map(agreed_prefix, stores, range(3), [3] * 3)
+            starts.append(set(found))
+    assert [len(words) for words in starts] == [1, 1, 1]
+    assert len(set.union(*starts)) == 3
