@@ -45,8 +45,8 @@ def command(
     weights: Annotated[
         Path | None,
         typer.Option(
-            help="Checkpoint to start from, .safetensors or .pth. Its classifier is kept where it has as "
-            "many classes as DATA, else begun anew."
+            help="Checkpoint to start from, .safetensors or .pth. A classifier that does not fit DATA's "
+            "classes is begun anew."
         ),
     ] = None,
     recipe: Annotated[str, typer.Option(help="Name of a shipped recipe or a YAML file.")] = "v3_modern",

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,13 @@ from qmnv3.cli.training_data import (
 from qmnv3.cli.training_view import TrainingView
 from qmnv3.data.loader import SkippedImages
 from qmnv3.environment import environment
-from qmnv3.errors import ModelError, ProcessError, QmnError, TrainingError, TrainingStopped
+from qmnv3.errors import ModelError, ProcessError, QmnError, TrainingError, TrainingStopped, WeightsError
 from qmnv3.files import write_json
 from qmnv3.models.checkpoint import save_checkpoint
 from qmnv3.models.config import ModelOptions
 from qmnv3.models.network import MobileNet
 from qmnv3.models.user_model import is_user_model
-from qmnv3.models.weights import LoadedModel, load_model, trained_classes
+from qmnv3.models.weights import LoadedModel, load_model
 from qmnv3.training.batch_norm import reestimate_batch_norm
 from qmnv3.training.checkpoints import LAST
 from qmnv3.training.config import TrainConfig
@@ -43,8 +44,8 @@ WEIGHTS, SUMMARY = "model.safetensors", "train.json"
 
 @dataclass(frozen=True)
 class TrainJob:
-    """What to train on what. Without `weights` from scratch; with them, their classifier is begun anew
-    unless it has as many classes as there are folders.
+    """What to train on what. Without `weights` from scratch; with them, a classifier that does not fit the
+    folders' classes is begun anew.
     """
 
     model: str
@@ -152,25 +153,18 @@ def resumable(out: Path) -> Iterator[None]:
 
 
 def _load(job: TrainJob, data: TrainingData) -> LoadedModel:
-    options: ModelOptions = {}
+    options: ModelOptions = {"num_classes": len(data.train.classes)}
     if job.width is not None:
         options["width"] = job.width
     if job.config.bn_momentum is not None:
         options["bn_momentum"] = job.config.bn_momentum
     if is_user_model(job.model):
         raise ModelError(f"model {job.model}: only built-in models can be trained")
-    classes = len(data.train.classes)
-    if job.weights is None:
-        options["num_classes"] = classes
-        return load_model(job.model, resolution=job.resolution, seed=job.config.seed, **options)
-    return load_model(
-        job.model,
-        job.weights,
-        new_classifier=None if trained_classes(job.weights) == classes else classes,
-        resolution=job.resolution,
-        seed=job.config.seed,
-        **options,
-    )
+    load = partial(load_model, job.model, job.weights, resolution=job.resolution, seed=job.config.seed)
+    try:
+        return load(**options)
+    except WeightsError:
+        return load(new_classifier=len(data.train.classes), **options)
 
 
 def _with_fresh_statistics(
@@ -189,6 +183,7 @@ def _with_fresh_statistics(
 def _summary(outcome: Outcome, recipe: dict[str, Any], world: World) -> dict[str, Any]:
     return {
         "steps": outcome.steps,
+        "images_per_update": outcome.images_per_update,
         "best_validation": outcome.best,
         "seconds": outcome.seconds,
         "skipped_images": list(outcome.skipped),

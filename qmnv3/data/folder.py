@@ -50,7 +50,7 @@ class ImageFolder:
             digest.update(name + f"\0{path.stat().st_size}\n".encode())
         return digest.hexdigest()
 
-    def order(self, seed: int, epoch: int, world_size: int) -> IntArray:
+    def order(self, seed: int, epoch: int, begun_by: int) -> IntArray:
         """All images in an order that does not depend on the number of processes."""
         return epoch_order(len(self), seed, epoch)
 

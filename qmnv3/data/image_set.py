@@ -36,10 +36,10 @@ class ImageSet(Protocol):
         """SHA-256 of names and sizes, the same wherever the images lie."""
         ...
 
-    def order(self, seed: int, epoch: int, world_size: int) -> IntArray:
-        """Indices in an epoch's order; of several processes, process r takes every one from r on.
+    def order(self, seed: int, epoch: int, begun_by: int) -> IntArray:
+        """Indices in an epoch's order; of the processes that began, process r takes every one from r on.
 
-        At most world_size - 1 images are left out.
+        At most `begun_by` - 1 images are left out.
         """
         ...
 

@@ -31,7 +31,8 @@ class Shards:
     """Images of tar files as an `ImageSet`, numbered in the order of `indices`.
 
     Only the shards of the current and the next `window` images are open, or fetched into unnamed temporary
-    files. A label past `classes` is a DataError; without classes there are no labels.
+    files; of several windows where other processes go on with a training. A label past `classes` is a
+    DataError; without classes there are no labels.
     """
 
     def __init__(
@@ -62,9 +63,9 @@ class Shards:
         finally:
             self._files.done(shard)
 
-    def order(self, seed: int, epoch: int, world_size: int) -> IntArray:
+    def order(self, seed: int, epoch: int, begun_by: int) -> IntArray:
         """See `shard_order`."""
-        return shard_order(self._counts, seed, epoch, world_size, self._window)
+        return shard_order(self._counts, seed, epoch, begun_by, self._window)
 
     def near(self, count: int, seed: int) -> IntArray:
         """The first windows of an epoch."""

@@ -59,6 +59,11 @@ class TrainingBatches:
         self._outputs = outputs
         self._begun_by = begun_by or world_size
         self._size = min(batch_size * self._begun_by, len(folder))
+        if world_size != self._begun_by and self._size % world_size:
+            raise DataError(
+                f"{world_size} processes: {self._begun_by} began with {self._size} images in a batch, which "
+                f"cannot be shared evenly; start a number of processes that divides {self._size}"
+            )
         if self._size < world_size:
             raise DataError(f"{folder.root}: {len(folder)} images for {world_size} processes; give more")
         self.steps_per_epoch = len(folder) // self._size

@@ -99,16 +99,6 @@ def load_model(
     return LoadedModel(model, preprocessing(weights, known, resolution))
 
 
-def trained_classes(weights: Path) -> int | None:
-    """How many classes the checkpoint's classifier tells apart; None for a backbone without one.
-
-    WeightsError when the file cannot be read.
-    """
-    state = load_checkpoint(weights).state
-    state = to_torchvision(state) if is_timm(state) else state
-    return _size(state, f"{_final_layer(state)}.weight")
-
-
 def mismatch(
     name: str, model: nn.Module, state: Mapping[str, Tensor], *, classifier: bool = True
 ) -> str | None:

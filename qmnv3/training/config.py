@@ -110,7 +110,7 @@ class MixingConfig(_Strict):
 
 
 class TrainConfig(_Strict):
-    """A whole training: `batch_size` images per process and step, `accumulate` of them per update.
+    """A whole training: `batch_size` images per process that began it, `accumulate` such batches per update.
 
     `workers` decode images ahead: threads, by default 2; where a GPU trains processes, by default one for
     every core. The model is validated every `validate_every` epochs and saved every `save_every_s` seconds,

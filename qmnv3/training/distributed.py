@@ -122,7 +122,6 @@ def alone() -> Iterator[None]:
 
 
 @cache
-@cache
 def _store() -> Any:
     store, rank, size = next(rendezvous("env://"))
     return PrefixStore(agreed_prefix(store, rank, size), store)

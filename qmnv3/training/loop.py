@@ -64,7 +64,8 @@ class Batches(Protocol):
 class Outcome:
     """What came out: `best` is the best validation result, `start` that of what training began with.
 
-    None where there was none. The images that could not be read are those `skipped`.
+    None where there was none. The images that could not be read are those `skipped`. All processes together
+    saw so many `images_per_update`.
     """
 
     steps: int
@@ -72,6 +73,7 @@ class Outcome:
     start: float | None
     seconds: float
     skipped: tuple[str, ...]
+    images_per_update: int
 
     @property
     def kept_start(self) -> bool:
@@ -102,7 +104,8 @@ def train(
     `out/checkpoints` gets `last` and `best`, `out/log.jsonl` a line per logged step and validation. With
     `resume` a run that was killed goes on from `last`, in the middle of an epoch, and on the CPU ends with
     the same bits as one that was not; `recipe` and images must be the same. Other processes than began it
-    share the images of the same updates, and dropout differs. Before the first checkpoint it begins anew.
+    share the images of the same updates; what each draws or samples from its own differs (dropout, mixing,
+    gradients of learned ranges). Before the first checkpoint it begins anew.
     Processes that torchrun started again go on in any case.
     TrainingError when training diverged, naming step, layer and the last checkpoint;
     TrainingStopped, with everything saved, after SIGINT or SIGTERM.
@@ -115,17 +118,21 @@ def train(
         with asked_to_stop() as stop:
             run.train(source, validate, judge_start, stop)
     except torch.OutOfMemoryError as error:
-        raise TrainingError(
-            f"batch_size: {config.batch_size} images in a step are more than the GPU's memory holds; lower "
-            "--batch-size, and give --accumulate to keep the images of an update"
-        ) from error
+        raise run.too_large() from error
     finally:
         source.close()
     from_leader(0.0)  # which has then saved everything
     progress, seconds = run.progress, time.perf_counter() - started
     load_weights(out / CHECKPOINTS / (LAST if progress.best == progress.start else BEST), task.model)
     task.before_step(progress.step, progress.step)
-    return Outcome(progress.step, progress.best, progress.start, seconds, tuple(progress.skipped))
+    return Outcome(
+        progress.step,
+        progress.best,
+        progress.start,
+        seconds,
+        tuple(progress.skipped),
+        run.shared * config.accumulate,
+    )
 
 
 class _Run:
@@ -152,18 +159,14 @@ class _Run:
                 remove_leftovers(out / name)
         saved = read_state(self.folder / LAST, recipe) if resume else None
         self.progress = saved.progress if saved else Progress(processes=world.size)
-        shared = config.batch_size * self.progress.processes
-        if shared % world.size:
-            raise TrainingError(
-                f"{world.size} processes: {self.progress.processes} began with {shared} images in a batch, "
-                f"which so many cannot share evenly; start a number that divides {shared}"
-            )
-        effective = shared * config.accumulate
-        self.optimizer = make_optimizer(task.model, config.optimizer, effective_batch=effective)
+        self.shared = config.batch_size * self.progress.processes
+        self.optimizer = make_optimizer(
+            task.model, config.optimizer, effective_batch=self.shared * config.accumulate
+        )
         self.ema = Ema(task.model, config.ema.decay) if config.ema.enabled else None
-        self.saved = Trained(task.model, self.optimizer, self.ema, self.progress, recipe)
+        self.trained = Trained(task.model, self.optimizer, self.ema, self.progress, recipe)
         if saved:
-            saved.restore(self.saved)
+            saved.restore(self.trained)
         step, validated = self.progress.step, self.progress.batch == 0
         self.log = JsonLines(out / LOG, step if resume else None, validated) if world.leads else None
         writes = config.tensorboard and world.leads
@@ -224,6 +227,18 @@ class _Run:
                 f"{batches}; resume with the same images"
             )
         progress.batches = batches
+
+    def too_large(self) -> TrainingError:
+        """What to do where the GPU's memory is too small."""
+        images, begun_by = self.shared // self.world.size, self.progress.processes
+        advice = (
+            f"resume with {begun_by} processes, as it was begun"
+            if begun_by > self.world.size
+            else "lower --batch-size, and give --accumulate to keep the images of an update"
+        )
+        return TrainingError(
+            f"batch_size: {images} images in a step are more than the GPU's memory holds; {advice}"
+        )
 
     def signal(self, stop: Stop) -> int:
         """Signal that any of the processes was stopped with, 0 for none: all stop after the same step."""
@@ -341,4 +356,4 @@ class _Run:
     def save(self, name: str) -> None:
         """Keep everything; the first process has all there is."""
         if self.world.leads:
-            save_state(self.folder / name, self.saved)
+            save_state(self.folder / name, self.trained)

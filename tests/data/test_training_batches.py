@@ -68,6 +68,13 @@ def test_other_processes_share_the_batches_that_a_training_began_with(
         assert sorted(sum(found, ())) == sorted(sum(expected, ()))
 
 
+@pytest.mark.parametrize("processes", [3, 16])
+def test_processes_that_cannot_share_such_a_batch_are_refused(folder: ImageFolder, processes: int) -> None:
+    found = f"{processes} processes: 2 began with 8 images .*; start a number of processes that divides 8"
+    with pytest.raises(DataError, match=found):
+        take(folder, 1, world_size=processes, begun_by=2)
+
+
 def test_the_order_is_a_permutation_and_another_one_each_epoch() -> None:
     orders = [epoch_order(100, 3, epoch) for epoch in (0, 1, 0)]
     assert sorted(orders[0]) == list(range(100))

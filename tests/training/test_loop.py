@@ -136,3 +136,20 @@ def test_all_is_saved_before_a_validation(tmp_path: Path) -> None:
     run(tmp_path, settings, validate=lambda model: 0.5, resume=True)
     steps = [line["step"] for line in read_log(tmp_path / LOG) if "loss" in line]
     assert steps == list(range(1, 3 * STEPS_PER_EPOCH + 1))
+
+
+class Recording(ClassificationTask):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        self.calls: list[tuple[int, int]] = []
+
+    def before_step(self, step: int, total: int) -> None:
+        self.calls.append((step, total))
+
+
+def test_a_task_knows_how_far_it_is(tmp_path: Path) -> None:
+    """Two batches of the seven of an epoch make an update; it is told at validations and in the end too."""
+    task, settings = Recording(network()), config(accumulate=2)
+    train(task, Noise, settings, tmp_path, recipe={}, validate=lambda model: 0.5)
+    steps = [0, 1, 2, 3, 3, 4, 5, 6, 6, 7, 8, 9, 9]
+    assert task.calls == [(step, 9) for step in steps]

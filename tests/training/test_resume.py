@@ -15,7 +15,6 @@ import torch
 from training.training_runs import STEPS_PER_EPOCH, KillAt, Killed, Noise, config, run
 
 from qmnv3.errors import TrainingError, TrainingStopped
-from qmnv3.training.distributed import World
 from qmnv3.training.logs import read_log
 from qmnv3.training.randomness import seed_step
 
@@ -130,13 +129,6 @@ def test_other_images_are_refused(tmp_path: Path) -> None:
         run(tmp_path, config(), reporter=KillAt(5))
     with pytest.raises(TrainingError, match=r"last\S+: was begun with 7 batches .* now there are 3; resume"):
         run(tmp_path, config(), batches=Fewer, resume=True)
-
-
-def test_processes_that_cannot_share_an_update_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(Killed):
-        run(tmp_path, config(), reporter=KillAt(5))
-    with pytest.raises(TrainingError, match=r"3 processes: 1 began with 8 images .* a number that divides 8"):
-        run(tmp_path, config(), world=World(0, 3, "cpu"), resume=True)
 
 
 def test_random_numbers_of_a_step_are_its_own() -> None:

@@ -45,11 +45,6 @@ def requantization(model: Model) -> Iterator[Finding]:
         yield Finding(_RULE, "error", "refused", model.where(op), what, why, _RAISE, ratio)
 
 
-def aborting_ops(model: Model) -> tuple[Op, ...]:
-    """Sums at which TFLite ends the process when it loads the file."""
-    return tuple(op for op in model.ops if max(_ratios(model, op), default=0.0) >= _abort_limit(model, op))
-
-
 def _abort_limit(model: Model, op: Op) -> float:
     output = model.output(op)
     if output is None or op.kind not in ("Add", "Sub"):
