@@ -26,6 +26,10 @@ class WeightsError(QmnError):
     """A checkpoint cannot be read or does not fit the model."""
 
 
+class MisfitError(WeightsError):
+    """A checkpoint can be read and does not fit the model."""
+
+
 class RecipeError(QmnError):
     """A recipe has an unknown key or a value out of range."""
 

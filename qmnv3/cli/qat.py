@@ -76,7 +76,12 @@ def command(
         int | None, typer.Option(min=32, help="Input side in pixels; default the checkpoint's, or 224.")
     ] = None,
     device: options.Device = "cpu",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT.training.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Go on with the run in OUT.training; torchrun's processes also begin it."
+        ),
+    ] = False,
 ) -> None:
     """Train a model with its quantization, from a float checkpoint to an int8 RUN."""
     from qmnv3.cli.options import path_or_url

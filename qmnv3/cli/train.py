@@ -60,7 +60,9 @@ def command(
     width: Annotated[float | None, typer.Option(help="Width multiplier.")] = None,
     resolution: Annotated[int | None, typer.Option(min=32, help="Input side in pixels; default 224.")] = None,
     device: options.Device = "cpu",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in OUT; torchrun's processes also begin it.")
+    ] = False,
 ) -> None:
     """Train a float model on images."""
     from qmnv3.cli.options import path_or_url

@@ -25,7 +25,7 @@ from qmnv3.cli.training_data import (
 from qmnv3.cli.training_view import TrainingView
 from qmnv3.data.loader import SkippedImages
 from qmnv3.environment import environment
-from qmnv3.errors import ModelError, ProcessError, QmnError, TrainingError, TrainingStopped, WeightsError
+from qmnv3.errors import MisfitError, ModelError, ProcessError, QmnError, TrainingError, TrainingStopped
 from qmnv3.files import write_json
 from qmnv3.models.checkpoint import save_checkpoint
 from qmnv3.models.config import ModelOptions
@@ -163,7 +163,7 @@ def _load(job: TrainJob, data: TrainingData) -> LoadedModel:
     load = partial(load_model, job.model, job.weights, resolution=job.resolution, seed=job.config.seed)
     try:
         return load(**options)
-    except WeightsError:
+    except MisfitError:
         return load(new_classifier=len(data.train.classes), **options)
 
 
@@ -183,10 +183,10 @@ def _with_fresh_statistics(
 def _summary(outcome: Outcome, recipe: dict[str, Any], world: World) -> dict[str, Any]:
     return {
         "steps": outcome.steps,
-        "images_per_update": outcome.images_per_update,
         "best_validation": outcome.best,
         "seconds": outcome.seconds,
         "skipped_images": list(outcome.skipped),
         "recipe": recipe,
-        "environment": environment() | {"gpu": gpu_name(world.device), "processes": world.size},
+        "environment": environment()
+        | {"gpu": gpu_name(world.device), "processes": world.size, "begun_by_processes": outcome.begun_by},
     }

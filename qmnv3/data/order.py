@@ -23,21 +23,21 @@ def epoch_order(count: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
 
 
 def shard_order(
-    counts: Sequence[int], seed: int, epoch: int, world_size: int, window: int
+    counts: Sequence[int], seed: int, epoch: int, processes: int, window: int
 ) -> npt.NDArray[np.int64]:
     """An order of the images of shards with `counts` images each in which each shard is read once, in a go.
 
-    Shards follow each other at random and are dealt out to `world_size` processes in equal stretches, which
+    Shards follow each other at random and are dealt out to so many `processes` in equal stretches, which
     take turns in the result; within a stretch every `window` images are shuffled. The last
-    sum(counts) % world_size images are left out, other ones each epoch.
+    sum(counts) % processes images are left out, other ones each epoch.
     """
     generator = np.random.default_rng([seed, epoch])
     ends = np.cumsum(counts)
     images = np.concatenate(
         [np.arange(ends[i] - counts[i], ends[i]) for i in generator.permutation(len(counts))]
     )
-    share = len(images) // world_size
-    stretches = images[: share * world_size].reshape(world_size, share)
+    share = len(images) // processes
+    stretches = images[: share * processes].reshape(processes, share)
     for stretch in stretches:
         for first in range(0, share, window):
             generator.shuffle(stretch[first : first + window])

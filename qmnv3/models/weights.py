@@ -8,7 +8,7 @@ from typing import Unpack
 import torch
 from torch import Tensor, nn
 
-from qmnv3.errors import ModelError, WeightsError
+from qmnv3.errors import MisfitError, ModelError, WeightsError
 from qmnv3.models.checkpoint import Checkpoint, load_checkpoint
 from qmnv3.models.config import (
     LastStage,
@@ -63,8 +63,8 @@ def load_model(
     ignores the checkpoint's classifier, which may be missing, and starts a random one. `resolution` is the
     side of the input in pixels, default the checkpoint's or 224.
 
-    WeightsError when the file cannot be read or is of another architecture (first key that differs, both
-    shapes) or holds NaN or infinity (first tensor); ModelError when the model cannot be built.
+    WeightsError when the file cannot be read or holds NaN or infinity (first tensor), MisfitError when it is
+    of another architecture (first key that differs, both shapes); ModelError when the model cannot be built.
     """
     if new_classifier is not None:
         options["num_classes"] = new_classifier
@@ -82,7 +82,7 @@ def load_model(
     if new_classifier is not None:
         state = {key: tensor for key, tensor in state.items() if not key.startswith("classifier.")}
     elif "features.0.0.weight" in state and not any(key.startswith("classifier.") for key in state):
-        raise WeightsError(f"{weights}: is a backbone without classifier; train a classifier on it first")
+        raise MisfitError(f"{weights}: is a backbone without classifier; train a classifier on it first")
     elif drop_background:
         state = _without_background(weights, state)
     known = {
@@ -94,7 +94,7 @@ def load_model(
     model = build(config, seed=seed).eval()
     fault = mismatch(architecture, model, state, classifier=new_classifier is None)
     if fault:
-        raise WeightsError(f"{weights}: {fault}{_hint(checkpoint, state)}")
+        raise MisfitError(f"{weights}: {fault}{_hint(checkpoint, state)}")
     _load(model, state, weights)
     return LoadedModel(model, preprocessing(weights, known, resolution))
 

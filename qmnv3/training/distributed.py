@@ -131,10 +131,12 @@ def agreed_prefix(store: Any, rank: int, size: int) -> str:
     """Where in torchrun's store the processes of this start keep their keys.
 
     The store outlives processes that are started again, whose keys are still there, and no number in the
-    environment tells one start from the next on all machines alike. So the first process gives a word of its
-    own to each word that it reads, until every other process has found it under its word of this start.
+    environment tells one start from the next on all machines alike. So each process publishes a random word.
+    The first answers every word that it reads with its own, the prefix, until each of the others has
+    confirmed it; words of processes that died are never confirmed. DistStoreError when one does not come.
     """
     word = uuid4().hex
+    deadline = time.monotonic() + store.timeout.total_seconds()
     if rank > 0:
         store.set(f"here_{rank}", word)
         prefix: str = store.get(f"prefix_for_{word}").decode()
@@ -144,6 +146,8 @@ def agreed_prefix(store: Any, rank: int, size: int) -> str:
         while not store.check([f"{word}_{other}"]):
             store.set(f"prefix_for_{store.get(f'here_{other}').decode()}", word)
             time.sleep(0.01)
+            if time.monotonic() > deadline:
+                raise dist.DistStoreError(f"process {other} of {size} did not come")
     return word
 
 

@@ -64,8 +64,8 @@ class Batches(Protocol):
 class Outcome:
     """What came out: `best` is the best validation result, `start` that of what training began with.
 
-    None where there was none. The images that could not be read are those `skipped`. All processes together
-    saw so many `images_per_update`.
+    None where there was none. The images that could not be read are those `skipped`. So many processes began
+    it, whose batches together were those of an update.
     """
 
     steps: int
@@ -73,7 +73,7 @@ class Outcome:
     start: float | None
     seconds: float
     skipped: tuple[str, ...]
-    images_per_update: int
+    begun_by: int
 
     @property
     def kept_start(self) -> bool:
@@ -131,7 +131,7 @@ def train(
         progress.start,
         seconds,
         tuple(progress.skipped),
-        run.shared * config.accumulate,
+        progress.processes,
     )
 
 
@@ -167,10 +167,10 @@ class _Run:
         self.trained = Trained(task.model, self.optimizer, self.ema, self.progress, recipe)
         if saved:
             saved.restore(self.trained)
-        step, validated = self.progress.step, self.progress.batch == 0
-        self.log = JsonLines(out / LOG, step if resume else None, validated) if world.leads else None
-        writes = config.tensorboard and world.leads
-        self.board = TensorBoard(out / EVENTS, step) if writes else None
+        self.resumed = saved is not None
+        self.out = out
+        self.log: JsonLines | None = None
+        self.board: TensorBoard | None = None
         self.loss = loss_of(task, world, compiled=config.compile)
 
     def train(
@@ -183,6 +183,8 @@ class _Run:
         """Every epoch that is left."""
         config, progress = self.config, self.progress
         self.check(source)
+        if self.world.leads:
+            self.open_logs()
         updates = source.steps_per_epoch // config.accumulate
         total = updates * config.epochs
         saved_at = time.perf_counter()
@@ -228,14 +230,20 @@ class _Run:
             )
         progress.batches = batches
 
+    def open_logs(self) -> None:
+        """Where a run goes on they lose what came after its checkpoint."""
+        step = self.progress.step
+        self.log = JsonLines(self.out / LOG, step if self.resumed else None, self.progress.batch == 0)
+        self.board = TensorBoard(self.out / EVENTS, step) if self.config.tensorboard else None
+
     def too_large(self) -> TrainingError:
         """What to do where the GPU's memory is too small."""
-        images, begun_by = self.shared // self.world.size, self.progress.processes
         advice = (
-            f"resume with {begun_by} processes, as it was begun"
-            if begun_by > self.world.size
+            "resume with more processes"
+            if self.resumed
             else "lower --batch-size, and give --accumulate to keep the images of an update"
         )
+        images = self.shared // self.world.size
         return TrainingError(
             f"batch_size: {images} images in a step are more than the GPU's memory holds; {advice}"
         )

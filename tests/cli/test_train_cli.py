@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 from cli_command import MODEL, Cli, assert_refused, image_batch, untouched
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from qmnv3.models.weights import load_model
 
@@ -17,6 +19,7 @@ def test_train_writes_weights_log_and_summary(trained: Path) -> None:
     assert max(line["validation"] for line in lines if "validation" in line) == 1.0
     summary = json.loads((trained / "train.json").read_text())
     assert summary["steps"] == 36 and summary["recipe"]["model"]["width"] == 0.35
+    assert summary["environment"]["begun_by_processes"] == 1
 
 
 def test_a_run_may_be_resumed_with_other_workers(
@@ -57,26 +60,42 @@ def test_statistics_of_whole_images_are_judged_and_kept(
     assert np.mean(right) == summary["best_validation"]
 
 
-@pytest.mark.parametrize("classes", [2, 3])
-def test_a_classifier_of_as_many_classes_is_kept(
-    cli: Cli, tmp_path: Path, colours: Path, trained: Path, classes: int
-) -> None:
+def reclassified(trained: Path, out: Path, **changed: torch.Tensor) -> tuple[object, ...]:
+    """Arguments for the model of `trained`, with these tensors of its classifier."""
+    path = trained / "model.safetensors"
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    state = load_file(path)
+    state |= {f"classifier.{name.replace('_', '.')}": tensor for name, tensor in changed.items()}
+    save_file(state, out, metadata)
+    return ("--model", "small", "--weights", out, "--resolution", 32)
+
+
+def test_only_a_classifier_that_fits_is_kept(cli: Cli, tmp_path: Path, colours: Path, trained: Path) -> None:
     """Nothing is learned at this rate, so that a classifier that is kept stays as it is."""
-    data, recipe = tmp_path / "data", tmp_path / "still.yaml"
-    shutil.copytree(colours, data)
-    if classes == 3:
-        for part in ("train", "val"):
-            shutil.copytree(data / part / "red", data / part / "third")
+    recipe, mark = tmp_path / "still.yaml", 7.0
     recipe.write_text("epochs: 1\nbatch_size: 8\noptimizer: {rate: 1.0e-30, weight_decay: 0}\n")
-    weights, out = ("--weights", trained / "model.safetensors", "--resolution", 32), tmp_path / "out"
-    done = cli("train", "--model", "small", *weights, "--data", data, "--recipe", recipe, "--out", out)
-    assert done.code == 0, done.stderr
-    before, after = (
-        load_model("small", folder / "model.safetensors").model.classifier[3].weight
-        for folder in (trained, out)
-    )
-    assert after.shape[0] == classes
-    assert classes != 2 or torch.equal(before, after)
+    for shape in ((2, 1280), (3, 1280), (2, 1024)):
+        given = reclassified(
+            trained,
+            tmp_path / f"{shape}.safetensors",
+            **{"3_weight": torch.full(shape, mark), "3_bias": torch.zeros(shape[0])},
+        )
+        out = tmp_path / f"of {shape}"
+        done = cli("train", *given, "--data", colours, "--recipe", recipe, "--out", out)
+        assert done.code == 0, done.stderr
+        weight = load_file(out / "model.safetensors")["classifier.3.weight"]
+        assert weight.shape == (2, 1280)
+        assert bool((weight == mark).all()) == (shape == weight.shape)
+
+
+def test_a_classifier_that_is_damaged_is_not_begun_anew(
+    cli: Cli, tmp_path: Path, colours: Path, trained: Path
+) -> None:
+    damaged = {"3_bias": torch.tensor([0.0, float("nan")])}
+    given = reclassified(trained, tmp_path / "nan.safetensors", **damaged)
+    done = cli("train", *given, "--data", colours, "--out", tmp_path / "out")
+    assert_refused(done, "classifier.3.bias holds NaN")
 
 
 def test_corrupt_validation_images_are_named_and_left_out(

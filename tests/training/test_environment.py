@@ -51,6 +51,8 @@ class HungryTask(ClassificationTask):
 def test_a_gpu_that_is_full_names_the_batch_size(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"batch_size: 8 images .* lower --batch-size, and give --accum"):
         train(HungryTask(network()), Noise, config(), tmp_path, recipe={})
+    with pytest.raises(TrainingError, match=r"batch_size: 8 images .*; resume with more processes"):
+        train(HungryTask(network()), Noise, config(), tmp_path, recipe={}, resume=True)
 
 
 def test_only_what_other_processes_cause_is_put_down_to_them() -> None:
@@ -121,6 +123,26 @@ def test_a_process_that_died_is_one_line_of_the_others(tmp_path: Path, where: st
     _, said = survivor.communicate(timeout=120)
     assert survivor.returncode == 1 and "Traceback" not in said, said
     assert said.splitlines()[-1].startswith("error: another process ended"), said
+
+
+JOINS = """
+import sys
+from qmnv3.training.distributed import join_world
+
+print(join_world("cpu").restarted, file=sys.stderr)
+"""
+
+
+def test_all_were_started_again_where_torchrun_counted_it_for_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that came later has none of the others' failures."""
+    script, port, both = tmp_path / "joins.py", free_port(), []
+    script.write_text(JOINS)
+    for rank, restarts in enumerate(("0", "1")):
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", restarts)
+        both.append(start_process(script, [], rank=rank, size=2, port=port))
+    assert [process.communicate(timeout=120)[1].splitlines()[-1] for process in both] == ["True", "True"]
 
 
 def test_compiling_without_a_compiler_says_what_to_install(

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -131,7 +132,8 @@ def test_two_processes_go_on_where_one_was_killed(tmp_path: Path, plain: tuple[P
 def test_processes_started_again_agree_on_a_prefix_that_none_had_before() -> None:
     """All starts in one store. The last process of the first start dies before it can agree on anything."""
     server = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
-    stores = [TCPStore("localhost", server.port, is_master=False) for _ in range(3)]
+    patience = timedelta(seconds=20)
+    stores = [TCPStore("localhost", server.port, is_master=False, timeout=patience) for _ in range(3)]
     stores[0].set("here_2", "the one that died")
     with ThreadPoolExecutor(3) as pool:
         starts = []
