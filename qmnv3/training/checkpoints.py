@@ -25,9 +25,8 @@ class Progress:
 
     `best` is the highest validation result so far, `start` that of what training began with; `skipped` are
     the images that could not be read. It was begun by so many `processes`; an epoch has `batches` batches, 0
-    before the first. `first_loss` was that of the
-    first update, `average_loss` that of the last `averaged`, at its lowest `lowest_loss`; `hopeless` counts
-    the latest updates whose loss was beyond hope.
+    before the first. `first_loss` was that of the first update, `average_loss` that of the last `averaged`,
+    at its lowest `lowest_loss`; `hopeless` counts the latest updates whose loss was beyond hope.
     """
 
     step: int = 0
